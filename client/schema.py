@@ -1,0 +1,113 @@
+"""What a served artifact expects and returns: the schema that stands in Triton's model configuration."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import IntEnum
+from hashlib import blake2b
+from typing import Any, Literal, get_args
+
+SCHEMA_VERSION = 1
+PROGRAM_VERSION = 1
+RESERVED_NAMES = frozenset({"history", "query", "filter", "exclude", "task_weights", "search", "self"})
+
+Kind = Literal["category", "tags", "number", "date"]
+Values = Literal["integer", "string"]
+
+
+class Status(IntEnum):
+    """Why a row has no answer; see docs/wire-contract.md."""
+
+    OK = 0
+    USER_FEATURE = 1
+    HISTORY = 2
+    QUERY = 3
+    FILTER_MALFORMED = 4
+    FILTER_FINGERPRINT = 5
+    EXCLUDE = 6
+    TASK_WEIGHTS = 7
+    SEARCH = 8
+
+
+class SchemaError(ValueError):
+    """A schema that cannot be read: not JSON, a missing field, an unknown kind or a newer version."""
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One feature of users or items.
+
+    `kind`: category (one value), tags (any number of values), number (float64), date (seconds since 1970 UTC).
+    `values`: how category and tag values are written; None for numbers and dates.
+    `filter`: whether item filters can test it.
+    """
+
+    name: str
+    kind: Kind
+    values: Values | None = None
+    filter: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise SchemaError(f"feature {self.name!r}: unknown kind {self.kind!r}; expected one of {get_args(Kind)}")
+        wants_values = self.kind in ("category", "tags")
+        if wants_values != (self.values in get_args(Values)):
+            raise SchemaError(f"feature {self.name!r}: kind {self.kind!r} does not go with values {self.values!r}")
+
+
+@dataclass(frozen=True)
+class Schema:
+    """Everything a client must know; it holds names, types and limits but no vocabulary."""
+
+    name: str
+    user_features: tuple[Feature, ...]
+    item_features: tuple[Feature, ...]
+    tasks: tuple[str, ...]
+    history_length: int  # 0: the artifact takes no history
+    query_dims: int  # 0: the artifact has a user tower; else the request carries a query vector of this length
+    max_results: int
+    max_candidates: int
+    clusters: int
+    version: int = SCHEMA_VERSION
+
+    @property
+    def filter_features(self) -> tuple[Feature, ...]:
+        return tuple(feature for feature in self.item_features if feature.filter)
+
+    @property
+    def fingerprint(self) -> int:
+        """Signed 64 bits that name the meaning of filter programs: program version and filter features in order."""
+        meaning = [PROGRAM_VERSION, [[f.name, f.kind, f.values] for f in self.filter_features]]
+        text = json.dumps(meaning, separators=(",", ":"), ensure_ascii=True)
+        return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), separators=(",", ":"), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Schema:
+        """Read a schema written by `to_json`; raises `SchemaError` saying what is wrong with it."""
+        try:
+            raw: dict[str, Any] = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise SchemaError(f"the schema is not JSON: {error}") from error
+        if not isinstance(raw, dict) or "version" not in raw:
+            raise SchemaError("the schema is not a JSON object with a version")
+        if raw["version"] != SCHEMA_VERSION:
+            raise SchemaError(
+                f"the schema has version {raw['version']}, this library reads {SCHEMA_VERSION}; "
+                "use a silvertriton client of the same release as the artifact's builder"
+            )
+        try:
+            raw["user_features"] = tuple(_feature(f) for f in raw["user_features"])
+            raw["item_features"] = tuple(_feature(f) for f in raw["item_features"])
+            raw["tasks"] = tuple(raw["tasks"])
+            return cls(**raw)
+        except (KeyError, TypeError) as error:
+            raise SchemaError(f"the schema lacks or misnames a field: {error}") from error
+
+
+def _feature(raw: Mapping[str, Any]) -> Feature:
+    return Feature(**raw)
