@@ -1,0 +1,316 @@
+"""retrieval.yaml: everything that decides what is built, one frozen model per concern.
+
+    name: movies                      # the model's name on the server
+    data:
+      items: {path: items.parquet, id: item_id, features: [{name: genres, kind: tags, filter: true}]}
+      users: {path: users.parquet, id: user_id, features: [{name: age, kind: number}]}
+      interactions: {path: ratings.parquet, user: user_id, item: item_id, time: time}
+    split: {kind: leave-last-out}
+    network: {dims: 64, history: 50}
+    training: {epochs: 30}
+    index: {recall: 0.99}
+
+or, with vectors that exist already, `embeddings: {path: vectors.npy}` in place of `data.interactions` (and of split and
+training). Paths are relative to the folder of the file. An unknown key is an error, never ignored.
+"""
+
+from __future__ import annotations
+
+import keyword
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from builder.config_file import absolute, parse, read_yaml
+from builder.errors import ConfigError
+from client.schema import RESERVED_NAMES, Kind, Values
+
+Name = Annotated[str, Field(min_length=1)]
+File = Annotated[Path, AfterValidator(absolute)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Auto = Literal["auto"]
+USER_ID = "user_id"
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Label(_Model):
+    """Which interactions are positive: those whose `column` is at least `at_least`."""
+
+    column: Name
+    at_least: float
+
+
+class Interactions(_Model):
+    """Who took what when. Without a label every interaction is positive; without a time there is no order."""
+
+    path: File
+    user: Name
+    item: Name
+    time: Name | None = None
+    label: Label | None = None
+
+
+class ItemFeature(_Model):
+    """A column of the item table.
+
+    `column`: where it differs from the name. `separator`: between the tags of a string (Parquet lists need none).
+    `format`: strptime format of dates written as strings; ISO 8601 without it. `filter`: requests can filter on it.
+    """
+
+    name: Name
+    kind: Kind
+    filter: bool = False
+    column: Name | None = None
+    separator: Name | None = None
+    format: Name | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, name: str) -> str:
+        return _feature_name(name)
+
+    @model_validator(mode="after")
+    def _fits(self) -> ItemFeature:
+        if self.separator is not None and self.kind != "tags":
+            raise ValueError(f"separator goes with kind tags, not {self.kind}")
+        if self.format is not None and self.kind != "date":
+            raise ValueError(f"format goes with kind date, not {self.kind}")
+        return self
+
+    @property
+    def source(self) -> str:
+        """The column it is read from."""
+        return self.column or self.name
+
+
+class Items(_Model):
+    """The catalogue: one row an item, `id` a column of distinct integers from 0 to 2^63 - 1."""
+
+    path: File
+    id: Name
+    features: tuple[ItemFeature, ...] = ()
+
+    @field_validator("features")
+    @classmethod
+    def _distinct(cls, features: tuple[ItemFeature, ...]) -> tuple[ItemFeature, ...]:
+        _refuse_duplicates([feature.name for feature in features])
+        return features
+
+
+class UserFeature(_Model):
+    """A column of the user table, and an input of the served network under its name.
+
+    `values`: how a category is written; only for a user tower of your own, where no table tells.
+    """
+
+    name: Name
+    kind: Literal["category", "number"]
+    column: Name | None = None
+    values: Values | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, name: str) -> str:
+        return _feature_name(name)
+
+    @property
+    def source(self) -> str:
+        """The column it is read from."""
+        return self.column or self.name
+
+
+class Users(_Model):
+    """User features. `path` and `id` may be left out only with a user tower of your own."""
+
+    path: File | None = None
+    id: Name | None = None
+    features: tuple[UserFeature, ...] = ()
+
+    @field_validator("features")
+    @classmethod
+    def _distinct(cls, features: tuple[UserFeature, ...]) -> tuple[UserFeature, ...]:
+        _refuse_duplicates([feature.name for feature in features])
+        return features
+
+
+class Data(_Model):
+    items: Items | None = None
+    users: Users | None = None
+    interactions: Interactions | None = None
+
+
+class Embeddings(_Model):
+    """Vectors trained elsewhere, in place of training.
+
+    `path`: a .npy array [N, D] whose rows are those of the item table (without an item table the row number is the
+    item's id), or Parquet with an `id` column (named as in `data.items` if not given) and a list `column`.
+    `query`: a TorchScript user tower that takes the user features and `history` as named arguments; without it requests
+    carry the query vector. `samples`: a .npy of query vectors [Q, D] on which recall is measured; items serve without.
+    """
+
+    path: File
+    id: Name | None = None
+    column: Name = "embedding"
+    query: File | None = None
+    samples: File | None = None
+
+
+class Split(_Model):
+    """Which interactions are kept from training.
+
+    leave-last-out: each user's last for the test, the one before for validation (users of fewer than 3
+    stay in training).
+    file: `test` is a file with the columns of `data.interactions`; validation is `validation_share` of the training
+    items of the validation users, drawn with the training seed (the last ones where there is a time).
+    `validation_users`: at most so many users give something to validation.
+    """
+
+    kind: Literal["leave-last-out", "file"] = "leave-last-out"
+    test: File | None = None
+    validation_users: int = Field(default=10_000, ge=1)
+    validation_share: Fraction = 0.2
+
+    @model_validator(mode="after")
+    def _fits(self) -> Split:
+        if (self.kind == "file") != (self.test is not None):
+            raise ValueError("kind file goes with a test file, and only that kind")
+        return self
+
+
+class Network(_Model):
+    """The two towers. `dims`: length of vectors. `history`: newest items read, 0 for none. `user_id`: an input."""
+
+    dims: int = Field(default=64, ge=4, le=4096)
+    history: int = Field(default=50, ge=0, le=4096)
+    user_id: bool = True
+
+
+class Training(_Model):
+    """Sampled softmax with Adam. `epochs` is the most; training stops after `patience` epochs without better recall.
+
+    `batch`: positives a step. `negatives`: items drawn uniformly a step, beside the batch's own. `temperature`: divides
+    cosine similarities. `seed`: two runs of one seed on one machine are the same.
+    """
+
+    epochs: int = Field(default=50, ge=1)
+    batch: int = Field(default=1024, ge=2)
+    negatives: int = Field(default=1024, ge=0)
+    learning_rate: float = Field(default=0.003, gt=0)
+    temperature: float = Field(default=0.1, gt=0)
+    patience: int = Field(default=3, ge=1)
+    seed: int = Field(default=0, ge=0, lt=2**31)
+
+
+class IndexConfig(_Model):
+    """The item index. `auto` values are measured when the artifact is exported, to reach `recall` against exact search.
+
+    `results`: most results of a request (k). `candidates`: rows that leave the search for rescoring; `max_candidates`:
+    the most a request may ask for.
+    """
+
+    clusters: Auto | Annotated[int, Field(ge=1)] = "auto"
+    probes: Auto | Annotated[int, Field(ge=1)] = "auto"
+    recall: Fraction = 0.99
+    results: int = Field(default=100, ge=1, le=65_536)
+    candidates: Auto | Annotated[int, Field(ge=1)] = "auto"
+    max_candidates: int = Field(default=1024, ge=1, le=65_536)
+
+    @model_validator(mode="after")
+    def _fits(self) -> IndexConfig:
+        if self.results > self.max_candidates:
+            raise ValueError(f"results {self.results} exceed max_candidates {self.max_candidates}")
+        if self.candidates != "auto" and not self.results <= self.candidates <= self.max_candidates:
+            raise ValueError(
+                f"candidates {self.candidates} must lie between results {self.results} "
+                f"and max_candidates {self.max_candidates}"
+            )
+        if self.clusters != "auto" and self.probes != "auto" and self.probes > self.clusters:
+            raise ValueError(f"probes {self.probes} exceed clusters {self.clusters}")
+        return self
+
+
+class Config(_Model):
+    """The whole of retrieval.yaml, paths made absolute."""
+
+    name: Name
+    data: Data = Data()
+    embeddings: Embeddings | None = None
+    split: Split = Split()
+    network: Network = Network()
+    training: Training = Training()
+    index: IndexConfig = IndexConfig()
+
+    @field_validator("name")
+    @classmethod
+    def _model_name(cls, name: str) -> str:
+        if not all(character.isalnum() or character in "_-." for character in name) or name.startswith("."):
+            raise ValueError(f"got {name!r}, expected letters, digits, '_', '-' and '.': it names a folder")
+        return name
+
+    @model_validator(mode="after")
+    def _fits(self) -> Config:
+        users = self.data.users
+        if (self.data.interactions is None) == (self.embeddings is None):
+            raise ValueError("expected exactly one of data.interactions and embeddings")
+        if self.embeddings is None:
+            if self.data.items is None:
+                raise ValueError("data.items is missing: the table of the catalogue")
+            if users is not None and (users.path is None or users.id is None):
+                raise ValueError("data.users needs path and id")
+            taken = {feature.name for feature in users.features} if users else set()
+            if self.network.user_id and USER_ID in taken:
+                raise ValueError(f"data.users.features: {USER_ID!r} is taken by network.user_id")
+            if users is not None and any(feature.values is not None for feature in users.features):
+                raise ValueError("data.users.features: values are read from the table; leave the key out")
+            if not self.network.user_id and not self.network.history and not taken:
+                raise ValueError("the user tower has no input: set network.user_id, network.history or a user feature")
+        else:
+            set_for_training = {"split", "training"} & self.model_fields_set
+            if set_for_training:
+                raise ValueError(f"embeddings are not trained: leave out {', '.join(sorted(set_for_training))}")
+            if self.embeddings.query is None and (users is not None or "network" in self.model_fields_set):
+                raise ValueError("data.users and network describe a user tower; set embeddings.query or leave them out")
+            if users is not None and users.path is not None:
+                raise ValueError("data.users.path is read for training only; with embeddings give features alone")
+            for feature in users.features if users else ():
+                if (feature.kind == "category") != (feature.values is not None):
+                    raise ValueError(
+                        f"data.users.features: {feature.name!r}: with embeddings a category needs "
+                        "values: integer or string, and a number none"
+                    )
+        return self
+
+    @classmethod
+    def load(cls, path: Path) -> Config:
+        """Read and check a file. Raises ConfigError naming file, field, got and expected."""
+        return parse(read_yaml(path), cls, source=path)
+
+    def to_yaml(self) -> str:
+        """The settings as resolved, in the form `load` reads."""
+        return yaml.safe_dump(self.model_dump(mode="json", exclude_unset=True), sort_keys=False, allow_unicode=True)
+
+    @property
+    def items(self) -> Items:
+        """`data.items`. Raises ConfigError where the configuration has none."""
+        if self.data.items is None:
+            raise ConfigError("data.items is missing: the table of the catalogue")
+        return self.data.items
+
+
+def _feature_name(name: str) -> str:
+    if name in RESERVED_NAMES:
+        raise ValueError(f"{name!r} is the name of another input; rename the feature (column: keeps the file's name)")
+    if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
+        raise ValueError(f"got {name!r}, expected a Python identifier that is no keyword and has no leading '_'")
+    return name
+
+
+def _refuse_duplicates(names: list[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"feature named twice: {', '.join(twice)}")
