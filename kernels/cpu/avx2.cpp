@@ -1,0 +1,91 @@
+// AVX2 with F16C and POPCNT (every AVX2 processor has both). Only the functions marked ST_AVX2 hold its instructions.
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+#include <cstring>
+
+#include "silvertriton/instruction_set.h"
+
+#define ST_AVX2 __attribute__((target("avx2,f16c,popcnt")))
+
+namespace silvertriton {
+namespace {
+
+// maddubs multiplies unsigned by signed bytes and adds pairs in int16: |code| <= 128 and |query code| <= 127 make at
+// most 2 * 128 * 127 = 32,512, below its saturation.
+ST_AVX2 inline __m256i add_products(__m256i sums, const int8_t* codes, __m256i query) {
+    const __m256i code = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes));
+    const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(code), _mm256_sign_epi8(query, code));
+    return _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+
+ST_AVX2 inline uint32_t finish(__m256i sums, const float* scales, __m256 floor, float* scores) {
+    const __m256 score = _mm256_mul_ps(_mm256_cvtepi32_ps(sums), _mm256_loadu_ps(scales));
+    _mm256_storeu_ps(scores, score);
+    return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(score, floor, _CMP_GE_OQ)));
+}
+
+ST_AVX2 uint32_t score_block(const int8_t* block, const float* scales, const QueryCodes& query, float floor,
+                             float* scores) {
+    __m256i sums0 = _mm256_setzero_si256(), sums1 = sums0, sums2 = sums0, sums3 = sums0;
+    for (int64_t j = 0; j < query.group_count; ++j) {
+        const __m256i q = _mm256_set1_epi32(query.groups[j]);
+        const int8_t* codes = block + j * kBlockRows * 4;
+        sums0 = add_products(sums0, codes, q);
+        sums1 = add_products(sums1, codes + 32, q);
+        sums2 = add_products(sums2, codes + 64, q);
+        sums3 = add_products(sums3, codes + 96, q);
+    }
+    const __m256 floors = _mm256_set1_ps(floor);
+    return finish(sums0, scales, floors, scores) | finish(sums1, scales + 8, floors, scores + 8) << 8 |
+           finish(sums2, scales + 16, floors, scores + 16) << 16 |
+           finish(sums3, scales + 24, floors, scores + 24) << 24;
+}
+
+// Eight lanes; products and sums are rounded apart, as the contract asks.
+ST_AVX2 inline __m256 add_halves(__m256 lanes, __m128i halves, const float* query) {
+    return _mm256_add_ps(lanes, _mm256_mul_ps(_mm256_cvtph_ps(halves), _mm256_loadu_ps(query)));
+}
+
+ST_AVX2 float dot_row(const uint16_t* row, const float* query, int64_t dims) {
+    __m256 low = _mm256_setzero_ps(), high = low;
+    int64_t i = 0;
+    for (; i + 16 <= dims; i += 16) {
+        low = add_halves(low, _mm_loadu_si128(reinterpret_cast<const __m128i*>(row + i)), query + i);
+        high = add_halves(high, _mm_loadu_si128(reinterpret_cast<const __m128i*>(row + i + 8)), query + i + 8);
+    }
+    if (i < dims) {
+        uint16_t tail[16] = {};
+        std::memcpy(tail, row + i, static_cast<size_t>(dims - i) * sizeof(uint16_t));
+        low = add_halves(low, _mm_loadu_si128(reinterpret_cast<const __m128i*>(tail)), query + i);
+        high = add_halves(high, _mm_loadu_si128(reinterpret_cast<const __m128i*>(tail + 8)), query + i + 8);
+    }
+    const __m256 eight = _mm256_add_ps(low, high);
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+ST_AVX2 void count_clusters(const uint32_t* words, const int32_t* cluster_blocks, int64_t clusters, int32_t* counts) {
+    for (int64_t c = 0; c < clusters; ++c) {
+        int64_t count = 0;
+        int64_t b = cluster_blocks[c];
+        const int64_t end = cluster_blocks[c + 1];
+        for (; b + 2 <= end; b += 2) {
+            uint64_t pair;
+            std::memcpy(&pair, words + b, sizeof pair);
+            count += _mm_popcnt_u64(pair);
+        }
+        if (b < end) count += _mm_popcnt_u32(words[b]);
+        counts[c] = static_cast<int32_t>(count);
+    }
+}
+
+}  // namespace
+
+const InstructionSet kAvx2{"avx2", score_block, dot_row, count_clusters};
+
+}  // namespace silvertriton
+
+#endif

@@ -1,0 +1,93 @@
+// AVX-512 with VNNI. Only the functions marked ST_AVX512 hold its instructions.
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+#include <cstring>
+
+#include "silvertriton/instruction_set.h"
+
+#define ST_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,popcnt")))
+
+namespace silvertriton {
+namespace {
+
+// vpdpbusd multiplies unsigned by signed bytes: a code xor 0x80 is code + 128 as an unsigned byte, and the 128 * sum
+// of query codes it adds was taken off the accumulator's start. Its int32 sums wrap, so only the result must fit.
+ST_AVX512 inline __m512i add_products(__m512i sums, const int8_t* codes, __m512i query) {
+    const __m512i offset = _mm512_set1_epi8(static_cast<char>(0x80));
+    return _mm512_dpbusd_epi32(sums, _mm512_xor_si512(_mm512_loadu_si512(codes), offset), query);
+}
+
+ST_AVX512 inline uint32_t finish(__m512i sums, const float* scales, __m512 floor, float* scores) {
+    const __m512 score = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), _mm512_loadu_ps(scales));
+    _mm512_storeu_ps(scores, score);
+    return _mm512_cmp_ps_mask(score, floor, _CMP_GE_OQ);
+}
+
+ST_AVX512 uint32_t score_block(const int8_t* block, const float* scales, const QueryCodes& query, float floor,
+                               float* scores) {
+    // Even and odd groups have their own accumulators: one chain of vpdpbusd is bound by its latency.
+    __m512i even0 = _mm512_set1_epi32(query.unsigned_bias), even1 = even0;
+    __m512i odd0 = _mm512_setzero_si512(), odd1 = odd0;
+    int64_t j = 0;
+    for (; j + 2 <= query.group_count; j += 2) {
+        const int8_t* codes = block + j * kBlockRows * 4;
+        const __m512i q0 = _mm512_set1_epi32(query.groups[j]), q1 = _mm512_set1_epi32(query.groups[j + 1]);
+        even0 = add_products(even0, codes, q0);
+        even1 = add_products(even1, codes + 64, q0);
+        odd0 = add_products(odd0, codes + 128, q1);
+        odd1 = add_products(odd1, codes + 192, q1);
+    }
+    if (j < query.group_count) {
+        const int8_t* codes = block + j * kBlockRows * 4;
+        const __m512i q = _mm512_set1_epi32(query.groups[j]);
+        even0 = add_products(even0, codes, q);
+        even1 = add_products(even1, codes + 64, q);
+    }
+    const __m512 floors = _mm512_set1_ps(floor);
+    return finish(_mm512_add_epi32(even0, odd0), scales, floors, scores) |
+           finish(_mm512_add_epi32(even1, odd1), scales + 16, floors, scores + 16) << 16;
+}
+
+ST_AVX512 float dot_row(const uint16_t* row, const float* query, int64_t dims) {
+    __m512 lanes = _mm512_setzero_ps();
+    int64_t i = 0;
+    for (; i + 16 <= dims; i += 16) {
+        const __m512 values = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(row + i)));
+        lanes = _mm512_add_ps(lanes, _mm512_mul_ps(values, _mm512_loadu_ps(query + i)));
+    }
+    if (i < dims) {
+        const __mmask16 tail = static_cast<__mmask16>((1u << (dims - i)) - 1);
+        const __m512 values = _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(tail, row + i));
+        lanes = _mm512_add_ps(lanes, _mm512_mul_ps(values, _mm512_loadu_ps(query + i)));
+    }
+    const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(lanes), _mm512_extractf32x8_ps(lanes, 1));
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+// Clusters are some tens of words: the scalar count is not worth replacing by a vector one with its horizontal sum.
+ST_AVX512 void count_clusters(const uint32_t* words, const int32_t* cluster_blocks, int64_t clusters, int32_t* counts) {
+    for (int64_t c = 0; c < clusters; ++c) {
+        int64_t count = 0;
+        int64_t b = cluster_blocks[c];
+        const int64_t end = cluster_blocks[c + 1];
+        for (; b + 2 <= end; b += 2) {
+            uint64_t pair;
+            std::memcpy(&pair, words + b, sizeof pair);
+            count += _mm_popcnt_u64(pair);
+        }
+        if (b < end) count += _mm_popcnt_u32(words[b]);
+        counts[c] = static_cast<int32_t>(count);
+    }
+}
+
+}  // namespace
+
+const InstructionSet kAvx512Vnni{"avx512vnni", score_block, dot_row, count_clusters};
+
+}  // namespace silvertriton
+
+#endif

@@ -1,0 +1,52 @@
+// The contract of the CPU kernels that exist once per instruction set, as one table of functions.
+//
+// Every set returns the same bits:
+// - sums of code products are int32 and exact (any order) up to kMaxDims components; nothing saturates on the way;
+// - float sums are float32 in one fixed order: component i goes to lane i mod 16, each lane adds its products in
+//   ascending order, multiply and add rounded separately (no fused multiply-add), then lanes l and l + 8 are added,
+//   then l and l + 4, l + 2, l + 1.
+// Ties are not broken here: score_block reports every row that reaches the floor, the callers order them (order.h).
+#pragma once
+
+#include <cstdint>
+
+#include "silvertriton/layout.h"
+
+namespace silvertriton {
+
+// A query prepared for every instruction set.
+struct QueryCodes {
+    const int32_t* groups;  // [D4] four int8 codes each, first component in the low byte; zero past D
+    int64_t group_count;    // D4
+    int32_t unsigned_bias;  // -128 * sum of codes: takes back the offset of codes read as unsigned bytes
+};
+
+struct InstructionSet {
+    const char* name;
+
+    // scores[r] = float(sum over components of code[r] * query code) * scales[r] for the 32 rows of one block
+    // ([D4, 32, 4] bytes, no alignment). Returns the rows with scores[r] >= floor as bits; never one that is NaN.
+    uint32_t (*score_block)(const int8_t* block, const float* scales, const QueryCodes& query, float floor,
+                            float* scores);
+
+    // Dot product of one fp16 row [D] with a float32 query, zero-padded to a multiple of 16 components.
+    float (*dot_row)(const uint16_t* row, const float* query, int64_t dims);
+
+    // counts[c] = set bits of words[cluster_blocks[c] .. cluster_blocks[c + 1]].
+    void (*count_clusters)(const uint32_t* words, const int32_t* cluster_blocks, int64_t clusters, int32_t* counts);
+};
+
+extern const InstructionSet kPortable;
+#if defined(__x86_64__)
+extern const InstructionSet kAvx2;
+extern const InstructionSet kAvx512Vnni;
+#endif
+
+// The best set this machine has, or the one SILVERTRITON_ISA names (portable, avx2, avx512vnni). Throws
+// std::runtime_error when that value is unknown or the machine lacks it.
+const InstructionSet& instruction_set();
+
+// Changes the set for the whole process from now on ("" returns to the default): for tests and benchmarks.
+void force_instruction_set(const char* name);
+
+}  // namespace silvertriton

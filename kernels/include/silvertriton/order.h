@@ -1,0 +1,41 @@
+// The one order of results: score descending, then smaller id. Total, so that results do not depend on the order in
+// which rows were seen, and with that not on threads.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "silvertriton/layout.h"
+
+namespace silvertriton {
+
+// Unsigned keys that order as floats do: larger is better, -0 equals +0, NaN comes last with -inf.
+ST_HOST_DEVICE inline uint32_t sortable(float score) {
+    constexpr uint32_t kMinusInfinity = 0x007fffffu;
+    if (score != score) return kMinusInfinity;
+    score += 0.0f;  // -0 becomes +0
+    uint32_t bits;
+    memcpy(&bits, &score, sizeof bits);
+    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+ST_HOST_DEVICE inline float score_of(uint32_t key) {
+    const uint32_t bits = key & 0x80000000u ? key & 0x7fffffffu : ~key;
+    float score;
+    memcpy(&score, &bits, sizeof score);
+    return score;
+}
+
+struct Candidate {
+    uint32_t key;  // sortable(score)
+    int32_t row;
+};
+
+// Ids are read only on a tie of scores; equal ids (padding, or a catalogue that repeats one) fall back to the row.
+ST_HOST_DEVICE inline bool better(const Candidate& a, const Candidate& b, const int64_t* ids) {
+    if (a.key != b.key) return a.key > b.key;
+    const int64_t id_a = ids[a.row], id_b = ids[b.row];
+    return id_a != id_b ? id_a < id_b : a.row < b.row;
+}
+
+}  // namespace silvertriton

@@ -1,0 +1,111 @@
+// Host checks of operator arguments, made before any work starts. A message names the operator, the argument, what it
+// got, what it expected and what to do.
+#pragma once
+
+#include <torch/csrc/stable/device.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <cstdint>
+#include <initializer_list>
+#include <stdexcept>
+#include <string>
+
+namespace silvertriton {
+
+// One size of the contract, named by its letter. A free one takes its value from the first argument that has it;
+// every later argument must agree.
+class Dim {
+  public:
+    explicit Dim(const char* letter) : letter_(letter) {}
+    Dim(const char* letter, int64_t value, const char* origin) : letter_(letter), origin_(origin), value_(value) {}
+
+    int64_t value() const { return value_; }
+    const char* letter() const { return letter_; }
+    const char* origin() const { return origin_; }
+
+    bool agrees(int64_t size, const char* argument) {
+        if (value_ < 0) {
+            value_ = size;
+            origin_ = argument;
+        }
+        return value_ == size;
+    }
+
+  private:
+    const char* letter_;
+    const char* origin_ = nullptr;
+    int64_t value_ = -1;
+};
+
+class Checks {
+  public:
+    explicit Checks(const char* name) : name_(name) {}
+
+    [[noreturn]] void fail(const std::string& argument, const std::string& got, const std::string& expected,
+                           const std::string& fix) const {
+        throw std::runtime_error("silvertriton::" + std::string(name_) + ": " + argument + ": got " + got +
+                                 ", expected " + expected + "; " + fix);
+    }
+
+    void require(bool holds, const std::string& argument, const std::string& got, const std::string& expected,
+                 const std::string& fix) const {
+        if (!holds) fail(argument, got, expected, fix);
+    }
+
+    // Device, dtype, rank, sizes and contiguity, in this order, so that the first message is the most telling.
+    void tensor(const char* argument, const torch::stable::Tensor& tensor, torch::headeronly::ScalarType dtype,
+                std::initializer_list<Dim*> dims) const {
+        const std::string layout = std::string(torch::headeronly::toString(dtype)) + " " + letters(dims);
+        if (!tensor.is_cpu()) fail(argument, "a tensor on another device", "one on the CPU", "move it with .cpu()");
+        if (tensor.scalar_type() != dtype)
+            fail(argument, torch::headeronly::toString(tensor.scalar_type()), layout, "convert it with .to(dtype)");
+        if (tensor.dim() != static_cast<int64_t>(dims.size()))
+            fail(argument, "rank " + std::to_string(tensor.dim()) + " " + sizes(tensor), layout,
+                 "see docs/operators.md");
+        int64_t axis = 0;
+        for (Dim* dim : dims) {
+            if (!dim->agrees(tensor.size(axis), argument))
+                fail(argument, sizes(tensor),
+                     layout + " with " + dim->letter() + " = " + std::to_string(dim->value()) + " as in " +
+                         dim->origin(),
+                     "pass tensors of one index and one batch");
+            ++axis;
+        }
+        if (!tensor.is_contiguous()) fail(argument, "strides", "a contiguous tensor", "call .contiguous()");
+    }
+
+    // Row offsets [n + 1] that must ascend from 0 to `end`.
+    void offsets(const char* argument, const int32_t* values, int64_t count, int64_t end, bool strictly) const {
+        const char* expected = strictly ? "offsets that rise strictly" : "offsets that never fall";
+        bool holds = values[0] == 0 && values[count] == end;
+        for (int64_t i = 0; i < count; ++i) holds &= strictly ? values[i] < values[i + 1] : values[i] <= values[i + 1];
+        require(holds, argument, "offsets from " + std::to_string(values[0]) + " to " + std::to_string(values[count]),
+                std::string(expected) + " from 0 to " + std::to_string(end), kRebuild);
+    }
+
+    void range(const char* argument, int64_t value, int64_t low, int64_t high, const char* fix) const {
+        require(low <= value && value <= high, argument, std::to_string(value),
+                std::to_string(low) + " to " + std::to_string(high), fix);
+    }
+
+    static constexpr const char* kRebuild = "the index contradicts itself, build the artifact again";
+
+  private:
+    static std::string letters(std::initializer_list<Dim*> dims) {
+        std::string text;
+        for (const Dim* dim : dims) text += (text.empty() ? "" : ", ") + std::string(dim->letter());
+        return "[" + text + "]";
+    }
+
+    static std::string sizes(const torch::stable::Tensor& tensor) {
+        std::string text;
+        for (int64_t axis = 0; axis < tensor.dim(); ++axis)
+            text += (axis == 0 ? "" : ", ") + std::to_string(tensor.size(axis));
+        return "[" + text + "]";
+    }
+
+    const char* name_;
+};
+
+}  // namespace silvertriton
