@@ -1,0 +1,1 @@
+"""From a network to a version directory in a Triton model repository."""

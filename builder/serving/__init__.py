@@ -1,0 +1,1 @@
+"""Runs the stock Triton Inference Server on this machine, without Docker."""

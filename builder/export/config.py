@@ -1,0 +1,65 @@
+"""config.pbtxt: the artifact's inputs, outputs and schema in Triton's model configuration."""
+
+from __future__ import annotations
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from builder.network.pipeline import OUTPUT_NAMES, input_names
+from client.schema import Schema
+
+MAX_BATCH = 64  # requests that the server may put into one call of the network
+
+_INPUTS = {
+    "query": ("TYPE_FP32", None),
+    "history": ("TYPE_INT64", -1),
+    "filter": ("TYPE_INT64", -1),
+    "exclude": ("TYPE_INT64", -1),
+    "task_weights": ("TYPE_FP32", None),
+    "search": ("TYPE_INT32", 2),
+}
+
+
+def model_config(schema: Schema, *, model: str, backend: str, threads: int) -> str:
+    """Return config.pbtxt for `backend` ("python" or "pytorch").
+
+    `threads`: torch threads of one server process, 0 leaves torch's default (one a core).
+    """
+    config = model_config_pb2.ModelConfig(name=model, backend=backend, max_batch_size=MAX_BATCH)
+    for name in input_names(schema):
+        data_type, dims = _input_type(schema, name)
+        config.input.add(name=name, data_type=model_config_pb2.DataType.Value(data_type), dims=[dims])
+    tasks, results = len(schema.tasks), schema.max_results
+    shapes = {
+        "item_ids": ("TYPE_INT64", [results]),
+        "scores": ("TYPE_FP32", [results]),
+        "task_scores": ("TYPE_FP32", [results, tasks]),
+        "count": ("TYPE_INT32", [1]),
+        "status": ("TYPE_INT32", [1]),
+        "stats": ("TYPE_INT32", [4]),
+    }
+    for name in OUTPUT_NAMES:
+        data_type, shape = shapes[name]
+        config.output.add(name=name, data_type=model_config_pb2.DataType.Value(data_type), dims=shape)
+    # Batches form from requests that are waiting anyway; a delay would be paid in full by a lone client.
+    config.dynamic_batching.SetInParent()
+    config.instance_group.add(count=1, kind=model_config_pb2.ModelInstanceGroup.KIND_CPU)
+    config.parameters["schema"].string_value = schema.to_json()
+    config.parameters["fingerprint"].string_value = str(schema.fingerprint)
+    config.parameters["INTRA_OP_THREAD_COUNT"].string_value = str(threads)
+    if backend == "pytorch":
+        config.parameters["INFERENCE_MODE"].string_value = "true"
+        config.parameters["ENABLE_WEIGHT_SHARING"].string_value = "true"
+        if threads == 0:
+            del config.parameters["INTRA_OP_THREAD_COUNT"]
+    return text_format.MessageToString(config, as_utf8=True)
+
+
+def _input_type(schema: Schema, name: str) -> tuple[str, int]:
+    if name in _INPUTS:
+        data_type, dims = _INPUTS[name]
+        if dims is None:
+            dims = schema.query_dims if name == "query" else len(schema.tasks)
+        return data_type, dims
+    kind = next(feature.kind for feature in schema.user_features if feature.name == name)
+    return ("TYPE_INT64", 1) if kind == "category" else ("TYPE_FP32", 1)

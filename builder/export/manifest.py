@@ -1,0 +1,133 @@
+"""manifest.json: what a version directory contains, and the hashes that prove it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from builder.errors import BuilderError
+from client.schema import Schema, SchemaError
+
+FORMAT = 1
+OPERATORS = 1  # raised whenever the schema of an operator changes
+MANIFEST = "manifest.json"
+_HASH_CHUNK = 1 << 20
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class FileEntry(_Section):
+    bytes: int
+    sha256: str
+
+
+class Recall(_Section):
+    """Share of the exact top `at` that the default setting finds, over `queries` queries from `source`."""
+
+    at: int
+    target: float
+    measured: float
+    queries: int
+    source: str
+
+
+class IndexStatistics(_Section):
+    """`cluster_items`: fewest, median and most items of a cluster. `bytes`: by group of tensors."""
+
+    items: int
+    dims: int
+    clusters: int
+    cluster_items: tuple[int, int, int]
+    probes: int
+    candidates: int
+    bytes: dict[str, int]
+
+
+class Manifest(_Section):
+    """`vocabularies`: the string values of each string-valued item feature. `training`: figures of the run, if any."""
+
+    format: int
+    name: str
+    created: str
+    silvertriton: str
+    torch: str
+    operators: int
+    artifact_schema: dict[str, Any] = Field(alias="schema")
+    fingerprint: int
+    vocabularies: dict[str, list[str]]
+    index: IndexStatistics
+    recall: Recall
+    training: dict[str, float]
+    files: dict[str, FileEntry]
+
+    def read_schema(self) -> Schema:
+        return Schema.from_json(json.dumps(self.artifact_schema))
+
+    def to_json(self) -> str:
+        return self.model_dump_json(indent=1, by_alias=True) + "\n"
+
+
+def hash_file(path: Path, on_bytes: Callable[[int], None] = lambda read: None) -> FileEntry:
+    """Size and SHA-256 of a file; `on_bytes` receives how many bytes were read since its last call."""
+    digest, done = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while chunk := file.read(_HASH_CHUNK):
+            digest.update(chunk)
+            done += len(chunk)
+            on_bytes(len(chunk))
+    return FileEntry(bytes=done, sha256=digest.hexdigest())
+
+
+def read_manifest(version: Path) -> Manifest:
+    """Read the manifest of a version directory. Raises `BuilderError` if it is absent, malformed or of another format."""
+    path = version / MANIFEST
+    try:
+        raw = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise BuilderError(
+            f"{version} holds no {MANIFEST}; it is no exported version. List them with: builder inspect"
+        ) from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise BuilderError(f"{path} is not JSON ({error}); the version is damaged, export it again") from error
+    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+        found = raw.get("format") if isinstance(raw, dict) else None
+        raise BuilderError(f"{path} has format {found!r}, this builder reads {FORMAT}; use the release that wrote it")
+    try:
+        manifest = Manifest.model_validate(raw)
+        manifest.read_schema()
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BuilderError(f"{path}: field {where}: {first['msg']}; the version is damaged, export it again") from error
+    except SchemaError as error:
+        raise BuilderError(f"{path}: {error}") from error
+    return manifest
+
+
+def verify(version: Path, on_bytes: Callable[[int], None] = lambda read: None) -> Manifest:
+    """Check every file of a version against its manifest and return it.
+
+    Raises `BuilderError` naming the first file that is missing, shorter or longer than written, or changed.
+    """
+    manifest = read_manifest(version)
+    for name, entry in manifest.files.items():
+        path = version / name
+        if not path.is_file():
+            raise BuilderError(f"{path} is missing; export the version again")
+        size = path.stat().st_size
+        if size != entry.bytes:
+            raise BuilderError(
+                f"{path} has {size:,} bytes, its manifest says {entry.bytes:,}: it is truncated or changed; export it again"
+            )
+        if hash_file(path, on_bytes).sha256 != entry.sha256:
+            raise BuilderError(
+                f"{path} does not have the SHA-256 in its manifest: it was changed or damaged; export it again"
+            )
+    return manifest

@@ -1,0 +1,92 @@
+"""From vectors, ids and feature columns to the whole index."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from builder.data.columns import Column
+from builder.index.blocks import BLOCK, Layout, arrange, pack_codes, pack_mask, pack_vectors
+from builder.index.filters import FilterIndex, build_filters
+from builder.index.forward import forward_columns
+from builder.index.kmeans import assign, automatic_clusters, probe_centroids, spherical_kmeans
+from builder.index.quantize import quantize
+
+Step = Callable[[str], Callable[[float], None]]
+"""Called with a description when a stage starts; returns the function that receives the fraction done."""
+
+
+@dataclass(frozen=True)
+class Index:
+    """All tensors of the index; shapes and meaning stand in docs/operators.md.
+
+    `item_rows` [N] int32: rows in ascending order of their ids, so that an id is found by binary search.
+    """
+
+    codes: Tensor
+    scales: Tensor
+    vectors: Tensor
+    ids: Tensor
+    item_rows: Tensor
+    cluster_blocks: Tensor
+    centroid_codes: Tensor
+    centroid_scales: Tensor
+    valid: Tensor
+    filters: FilterIndex
+    forward: dict[str, Tensor]
+    layout: Layout
+
+    @property
+    def clusters(self) -> int:
+        return len(self.cluster_blocks) - 1
+
+
+def build_index(
+    vectors: NDArray[np.floating],
+    ids: NDArray[np.int64],
+    columns: Sequence[Column],
+    *,
+    clusters: int | None,
+    seed: int,
+    step: Step = lambda description: lambda done: None,
+) -> Index:
+    """Cluster, quantise and lay out a catalogue.
+
+    `vectors`: [N, D] finite floats (an array or a memory map, read in chunks); `ids`: [N] distinct, >= 0; `columns`:
+    item features in the order of the schema, all N long; `clusters`: None chooses 2 sqrt(N). Raises ValueError if
+    `clusters` exceeds N.
+    """
+    count = automatic_clusters(len(ids)) if clusters is None else clusters
+    centroids = spherical_kmeans(vectors, count, seed=seed, on_step=step(f"Clustering into {count:,}"))
+    labels = assign(vectors, centroids, on_step=step("Assigning items to clusters"))
+    probes = probe_centroids(vectors, labels, centroids)
+    layout = arrange(labels, ids, count)
+    codes, scales, halves = pack_vectors(vectors, layout.item_of_row, on_step=step("Quantising rows"))
+    centroid_codes, centroid_scales = _pack_centroids(probes)
+    item_of_row = layout.item_of_row
+    filtered = [column for column in columns if column.feature.filter]
+    return Index(
+        codes=codes,
+        scales=scales,
+        vectors=halves,
+        ids=torch.from_numpy(np.where(item_of_row >= 0, ids[item_of_row], -1)),
+        item_rows=torch.from_numpy(layout.row_of_item[np.argsort(ids)].astype(np.int32)),
+        cluster_blocks=torch.from_numpy(layout.cluster_blocks),
+        centroid_codes=centroid_codes,
+        centroid_scales=centroid_scales,
+        valid=torch.from_numpy(pack_mask(item_of_row >= 0)),
+        filters=build_filters(filtered, layout, step("Indexing filters")),
+        forward=forward_columns(columns, layout),
+        layout=layout,
+    )
+
+
+def _pack_centroids(centroids: Tensor) -> tuple[Tensor, Tensor]:
+    padding = -len(centroids) % BLOCK
+    codes, scales, _ = quantize(torch.nn.functional.pad(centroids, (0, 0, 0, padding)))
+    return pack_codes(codes), scales.view(-1, BLOCK)

@@ -1,0 +1,115 @@
+"""Spherical k-means on mini-batches: the directions that clusters gather around.
+
+Mini-batch k-means after Sculley (WWW 2010), spherical after Dhillon and Modha (2001): rows are compared by cosine, since
+inner-product search ranks the rows of a query by direction and length, and length is handled by `probe_centroids`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import normalize
+
+ROWS_PER_CHUNK = 65_536  # a chunk times 128 dims is 32 MiB of float32
+SCORES_PER_CHUNK = 2**25  # scores of one matmul: 128 MiB of float32
+SAMPLE_PER_CLUSTER = 128  # more changed recall by less than its noise at 1M x 128 (docs/decisions.md)
+
+
+def automatic_clusters(rows: int) -> int:
+    """Clusters for a catalogue: 2 sqrt(N) balances coarse and fine search, and a cluster fills two blocks on average."""
+    return max(1, min(round(2 * math.sqrt(rows)), rows // 64))
+
+
+def spherical_kmeans(
+    vectors: NDArray[np.floating],
+    clusters: int,
+    *,
+    seed: int,
+    epochs: int = 8,
+    on_step: Callable[[float], None] = lambda done: None,
+) -> Tensor:
+    """Return `[C, D] float32` unit centroids of `vectors [N, D]`, the same for the same seed and thread count.
+
+    Trains on a sample of at most `SAMPLE_PER_CLUSTER` rows a cluster. A cluster that an epoch leaves empty is moved
+    onto a random row of the largest clusters. `on_step` receives the fraction done. Raises ValueError unless
+    1 <= clusters <= N.
+    """
+    rows = len(vectors)
+    if not 1 <= clusters <= rows:
+        raise ValueError(f"clusters is {clusters}; expected 1 to the number of items, {rows}")
+    generator = torch.Generator().manual_seed(seed)
+    sample = torch.randperm(rows, generator=generator)[: clusters * SAMPLE_PER_CLUSTER].sort().values
+    points = normalize(torch.from_numpy(np.asarray(vectors[sample.numpy()], dtype=np.float32)), dim=1)
+    centroids = points[torch.randperm(len(points), generator=generator)[:clusters]].clone()
+    batch = min(len(points), max(4096, 8 * clusters))
+    batches = math.ceil(len(points) / batch)
+    for epoch in range(epochs):
+        order = torch.randperm(len(points), generator=generator)
+        sums = torch.zeros_like(centroids)
+        counts = torch.zeros(clusters, dtype=torch.int64)
+        for step in range(batches):
+            rows_of_step = points[order[step * batch : (step + 1) * batch]]
+            labels = nearest(rows_of_step, centroids)
+            _move_towards_means(centroids, sums, counts, rows_of_step, labels)
+            on_step((epoch * batches + step + 1) / (epochs * batches))
+        if epoch + 1 < epochs:
+            _repair_empty(centroids, counts, points, generator)
+    return centroids
+
+
+def nearest(rows: Tensor, centroids: Tensor) -> Tensor:
+    """Return `[n] int64`, the centroid with the largest inner product of each row (ties: the first)."""
+    step = max(1, SCORES_PER_CHUNK // len(centroids))
+    return torch.cat([(part @ centroids.T).argmax(dim=1) for part in rows.split(step)])
+
+
+def assign(
+    vectors: NDArray[np.floating], centroids: Tensor, *, on_step: Callable[[float], None] = lambda done: None
+) -> NDArray[np.int32]:
+    """Return `[N] int32`, the cluster of every row of `vectors [N, D]`, reading it a chunk at a time."""
+    labels = np.empty(len(vectors), dtype=np.int32)
+    for start in range(0, len(vectors), ROWS_PER_CHUNK):
+        chunk = torch.from_numpy(np.array(vectors[start : start + ROWS_PER_CHUNK], dtype=np.float32))
+        labels[start : start + len(chunk)] = nearest(chunk, centroids).numpy()
+        on_step(min(1.0, (start + len(chunk)) / len(vectors)))
+    return labels
+
+
+def probe_centroids(vectors: NDArray[np.floating], labels: NDArray[np.int32], centroids: Tensor) -> Tensor:
+    """Return `[C, D] float32`: each direction, as long as the root mean square of its rows' lengths.
+
+    A query's product with it then estimates what the cluster's rows score, so that clusters of long vectors, which win
+    inner-product searches, are probed first. An empty cluster keeps length 0.
+    """
+    squares = np.zeros(len(centroids))
+    for start in range(0, len(vectors), ROWS_PER_CHUNK):
+        chunk = np.asarray(vectors[start : start + ROWS_PER_CHUNK], dtype=np.float64)
+        part = labels[start : start + len(chunk)]
+        squares += np.bincount(part, weights=np.einsum("nd,nd->n", chunk, chunk), minlength=len(centroids))
+    counts = np.bincount(labels, minlength=len(centroids))
+    lengths = np.sqrt(squares / np.maximum(counts, 1))
+    return centroids * torch.from_numpy(lengths).to(torch.float32)[:, None]
+
+
+def _move_towards_means(centroids: Tensor, sums: Tensor, counts: Tensor, rows: Tensor, labels: Tensor) -> None:
+    """One mini-batch step in place: each centroid becomes the direction of the mean of this epoch's rows so far."""
+    sums.index_add_(0, labels, rows)
+    counts += torch.bincount(labels, minlength=len(counts))
+    hit = counts > 0
+    centroids[hit] = normalize(sums[hit], dim=1)
+
+
+def _repair_empty(centroids: Tensor, counts: Tensor, points: Tensor, generator: torch.Generator) -> None:
+    """Move centroids without rows onto random rows, drawn in proportion to the size of the row's cluster."""
+    empty = (counts == 0).nonzero().flatten()
+    if len(empty) == 0:
+        return
+    weights = counts[nearest(points, centroids)].to(torch.float32)
+    draws = min(len(empty), int((weights > 0).sum()))
+    chosen = torch.multinomial(weights, draws, replacement=False, generator=generator)
+    centroids[empty[:draws]] = points[chosen]

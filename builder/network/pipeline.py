@@ -1,0 +1,101 @@
+"""The whole served forward pass, in call order. What this module computes is what a request gets.
+
+Letters: B requests, D dims, M max candidates, T tasks, K results. Inputs and outputs: docs/wire-contract.md.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from builder.network.search import STATUS_OK, Search, first_status, flag
+from builder.network.value import ValueModel
+from client.schema import Schema
+
+STATUS_USER_FEATURE, STATUS_HISTORY = 1, 2  # client.schema.Status
+
+Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+OUTPUT_NAMES = ("item_ids", "scores", "task_scores", "count", "status", "stats")
+
+
+class Pipeline(nn.Module):
+    """User tower, filters, index, scoring and value model as one network.
+
+    `tower` is a `UserTower` (takes the list of user features and the history), a TorchScript module of the user's own
+    (takes them as named arguments), or None (the request carries the query vector). `forward` differs in its
+    arguments from schema to schema and is therefore defined on export, from `forward_source`.
+    """
+
+    def __init__(self, tower: nn.Module | None, search: Search, value: ValueModel, *, results: int) -> None:
+        super().__init__()
+        if tower is not None:
+            self.tower = tower
+        self.search = search
+        self.value = value
+        self.results = results
+
+    @torch.jit.export
+    def check_user(self, features: list[Tensor], history: Tensor) -> Tensor:
+        """Status `[B] int32` of the user's inputs: features `[B, 1]` each, history `[B, L] int64`."""
+        infinite = torch.zeros(history.size(0), dtype=torch.bool, device=history.device)
+        for feature in features:
+            if feature.is_floating_point():
+                infinite = infinite | torch.isinf(feature).any(1)
+        return first_status([flag(infinite, STATUS_USER_FEATURE), flag((history < -1).any(1), STATUS_HISTORY)])
+
+    @torch.jit.export
+    def retrieve(
+        self, query: Tensor, user_status: Tensor, filter: Tensor, exclude: Tensor, task_weights: Tensor, search: Tensor
+    ) -> Outputs:
+        """From the query vector `[B, D]` to the results; `user_status [B] int32` is carried into the status."""
+        rows, retrieval_scores, stats, search_status = self.search(query, filter, exclude, search)  # [B, M]
+        ids = torch.where(rows >= 0, self.search.ids[rows.clamp(min=0).long()], -1)  # [B, M]
+        task_scores = retrieval_scores.unsqueeze(2)  # [B, M, T]: the one task's score is the inner product
+        value, value_status = self.value(task_scores, task_weights)  # [B, M]
+
+        status = first_status([user_status, search_status, value_status])  # [B]
+        bad = (status != STATUS_OK).unsqueeze(1)
+        ids = torch.where(bad, -1, ids)
+        best = torch.ops.silvertriton.top_k(value, ids, self.results)  # [B, K] positions among the candidates
+        missing = best < 0
+        at = best.clamp(min=0)
+        nothing = torch.full_like(value[:, :1], float("-inf"))
+        item_ids = torch.where(missing, -1, ids.gather(1, at))
+        scores = torch.where(missing, nothing, value.gather(1, at))
+        tasks = task_scores.gather(1, at.unsqueeze(2).expand(-1, -1, task_scores.size(2)))
+        tasks = torch.where(missing.unsqueeze(2), nothing.unsqueeze(2), tasks)
+        count = (~missing).sum(1, keepdim=True).to(torch.int32)
+        return item_ids, scores, tasks, count, status.unsqueeze(1), torch.where(bad, 0, stats)
+
+
+def input_names(schema: Schema) -> tuple[str, ...]:
+    """The inputs of an artifact, in the order of forward's arguments and of config.pbtxt."""
+    if schema.query_dims:
+        user: tuple[str, ...] = ("query",)
+    else:
+        history = ("history",) if schema.history_length else ()
+        user = (*(feature.name for feature in schema.user_features), *history)
+    return (*user, "filter", "exclude", "task_weights", "search")
+
+
+def forward_source(schema: Schema, *, own_tower: bool) -> str:
+    """TorchScript source of `forward`: one argument an input, because Triton binds inputs to arguments by name.
+
+    `own_tower`: the tower is a TorchScript module of the user's own.
+    """
+    arguments = ", ".join(f"{name}: Tensor" for name in input_names(schema))
+    lines = [f"def forward(self, {arguments}):"]
+    if schema.query_dims:
+        lines.append("    status = torch.zeros_like(search[:, 0])")
+    else:
+        features = [feature.name for feature in schema.user_features]
+        history = "history" if schema.history_length else "torch.full_like(filter[:, :1], -1)"
+        lines.append(f"    features = torch.jit.annotate(List[Tensor], [{', '.join(features)}])")
+        lines.append(f"    status = self.check_user(features, {history})")
+        if own_tower:
+            named = [*features, "history"] if schema.history_length else features
+            lines.append(f"    query = self.tower({', '.join(f'{name}={name}' for name in named)})")
+        else:
+            lines.append(f"    query = self.tower(features, {history})")
+    lines.append("    return self.retrieve(query, status, filter, exclude, task_weights, search)")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,27 @@
+"""The value model: from the scores of the tasks to the one score that orders results."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from builder.network.search import flag
+
+STATUS_TASK_WEIGHTS = 7  # client.schema.Status
+
+
+class ValueModel(nn.Module):
+    """Weighted sum over tasks, with the artifact's weights unless the request brings its own."""
+
+    weights: Tensor
+
+    def __init__(self, tasks: int) -> None:
+        super().__init__()
+        self.register_buffer("weights", torch.ones(tasks))
+
+    def forward(self, task_scores: Tensor, task_weights: Tensor) -> tuple[Tensor, Tensor]:
+        """`task_scores [B, M, T]`, `task_weights [B, T]` (NaN: the artifact's) -> value `[B, M]`, status `[B] int32`."""
+        bad = torch.isinf(task_weights)
+        weights = torch.where(bad | torch.isnan(task_weights), self.weights, task_weights)
+        value = (task_scores * weights.unsqueeze(1)).sum(2)
+        return value, flag(bad.any(1), STATUS_TASK_WEIGHTS)

@@ -1,0 +1,175 @@
+"""Starts, watches and stops one stock tritonserver process."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from builder.errors import BuilderError
+from builder.serving.distribution import find_distribution
+
+READY_TIMEOUT = 300.0  # seconds; a model of a few GB takes tens of seconds to load
+STOP_TIMEOUT = 30.0  # seconds until a server that ignores SIGTERM is killed
+LOG_TAIL = 15  # lines of the log shown with an early exit
+
+
+class StockServer:
+    """A stock tritonserver serving a model repository; a context manager.
+
+    Ports of 0 are chosen free. The server listens on loopback unless `address` says otherwise. Its log is kept in
+    `log`. Entering the context returns once the server is ready; it raises `BuilderError` when a port is taken,
+    the repository is empty, or the server exits early or is not ready in `ready_timeout` seconds, with the reason from the log.
+    """
+
+    def __init__(
+        self,
+        repository: Path,
+        *,
+        log: Path | None = None,
+        address: str = "127.0.0.1",
+        grpc_port: int = 0,
+        http_port: int = 0,
+        metrics_port: int = 0,
+        ready_timeout: float = READY_TIMEOUT,
+    ) -> None:
+        self.repository = repository
+        self.address = address
+        self.log = log
+        self._ports = (grpc_port, http_port, metrics_port)
+        self._ready_timeout = ready_timeout
+        self._process: subprocess.Popen[bytes] | None = None
+        self._scratch: Path | None = None
+        self.grpc_port = self.http_port = self.metrics_port = 0
+
+    @property
+    def url(self) -> str:
+        """`host:port` of the gRPC endpoint."""
+        return f"{_connectable(self.address)}:{self.grpc_port}"
+
+    def __enter__(self) -> StockServer:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self, on_wait: Callable[[float], None] = lambda seconds: None) -> None:
+        """Start the server and wait until it is ready; `on_wait` receives the seconds waited so far."""
+        distribution = find_distribution()
+        if not any(self.repository.glob("*/config.pbtxt")):
+            raise BuilderError(
+                f"{self.repository} holds no model (no */config.pbtxt); write one with: builder export ... --repository "
+                f"{self.repository}"
+            )
+        self.grpc_port, self.http_port, self.metrics_port = _choose_ports(self.address, self._ports)
+        self._scratch = Path(tempfile.mkdtemp(prefix="silvertriton-server-"))
+        if self.log is None:
+            self.log = self._scratch / "server.log"
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        backends = distribution.write_backend_directory(self._scratch / "backends")
+        command = [
+            str(distribution.binary),
+            f"--model-repository={self.repository.resolve()}",
+            f"--backend-directory={backends}",
+            f"--grpc-address={self.address}",
+            f"--grpc-port={self.grpc_port}",
+            f"--http-address={self.address}",
+            f"--http-port={self.http_port}",
+            f"--metrics-address={self.address}",
+            f"--metrics-port={self.metrics_port}",
+            "--disable-auto-complete-config",
+            "--allow-gpu-metrics=false",
+            # The stub's shared memory carries requests; names by process keep servers side by side apart.
+            f"--backend-config=python,shm-region-prefix-name=silvertriton_{self.grpc_port}_",
+        ]
+        try:
+            with self.log.open("wb") as log:
+                # A session of its own: a Ctrl-C in the terminal reaches us alone, and we stop the server in order.
+                self._process = subprocess.Popen(
+                    command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=distribution.environment(),
+                    start_new_session=True,
+                )  # fmt: skip
+            self._await_ready(on_wait)
+        except BaseException:
+            self.stop(keep_log=True)
+            raise
+
+    def poll(self) -> int | None:
+        """The exit code if the server has ended, else None."""
+        return self._process.poll() if self._process else None
+
+    def wait(self) -> int:
+        """Block until the server ends by itself; returns its exit code."""
+        assert self._process is not None, "the server was not started"
+        return self._process.wait()
+
+    def stop(self, *, keep_log: bool = False) -> None:
+        """Stop the server in order (SIGTERM, then SIGKILL) and remove its scratch directory. Does nothing if it does not run."""
+        process, self._process = self._process, None
+        if process is not None and process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(STOP_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        scratch, self._scratch = self._scratch, None
+        if scratch is not None:
+            shutil.rmtree(scratch / "backends" if keep_log else scratch, ignore_errors=True)
+
+    def failure(self) -> str:
+        """What the log says about an early end: the model's own error if there is one, else the last lines."""
+        assert self.log is not None
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        errors = [line for line in text.splitlines() if re.match(r"E\d{4} |error:", line)]
+        lines = errors[:LOG_TAIL] or text.splitlines()[-LOG_TAIL:]
+        return "\n".join([*lines, f"(whole log: {self.log})"])
+
+    def _await_ready(self, on_wait: Callable[[float], None]) -> None:
+        assert self._process is not None
+        started = time.monotonic()
+        url = f"http://{_connectable(self.address)}:{self.http_port}/v2/health/ready"
+        while (waited := time.monotonic() - started) < self._ready_timeout:
+            if self._process.poll() is not None:
+                raise BuilderError(f"tritonserver exited with code {self._process.returncode}:\n{self.failure()}")
+            with contextlib.suppress(URLError, OSError), urlopen(url, timeout=1.0) as response:
+                if response.status == 200:
+                    return
+            on_wait(waited)
+            time.sleep(0.05)
+        raise BuilderError(f"tritonserver was not ready after {self._ready_timeout:.0f} s:\n{self.failure()}")
+
+
+def _choose_ports(address: str, wanted: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Check the given ports and choose free ones for 0. All are held until all are chosen, so that they differ."""
+    with contextlib.ExitStack() as held:
+        chosen = []
+        for port, purpose in zip(wanted, ("gRPC", "HTTP", "metrics"), strict=True):
+            listener = held.enter_context(socket.socket())
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listener.bind((address, port))
+            except OSError as error:
+                raise BuilderError(
+                    f"cannot listen on {address}:{port} for {purpose}: {error.strerror}; "
+                    f"stop what uses it, or choose another with --{purpose.lower()}-port (0: any free one)"
+                ) from error
+            chosen.append(listener.getsockname()[1])
+    return chosen[0], chosen[1], chosen[2]
+
+
+def _connectable(address: str) -> str:
+    return "127.0.0.1" if address in ("0.0.0.0", "") else address

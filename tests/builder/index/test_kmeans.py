@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+import torch
+
+from builder.index.kmeans import assign, automatic_clusters, nearest, probe_centroids, spherical_kmeans
+
+
+def clustered(seed: int, clusters: int = 8, per_cluster: int = 200, dims: int = 16) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    centres = np.linalg.qr(rng.normal(size=(dims, dims)))[0][:clusters]  # orthogonal, so the truth is unambiguous
+    labels = np.repeat(np.arange(clusters), per_cluster)
+    return (centres[labels] + 0.05 * rng.normal(size=(len(labels), dims))).astype(np.float32), labels
+
+
+def test_finds_separated_clusters() -> None:
+    vectors, truth = clustered(seed=1)
+    labels = assign(vectors, spherical_kmeans(vectors, 8, seed=3, epochs=20))
+    purity = sum(np.bincount(truth[labels == c]).max() for c in np.unique(labels)) / len(truth)
+    assert purity >= 0.85  # random starts may merge one pair and split another; a wrong update gives about 1/8
+
+
+def test_improves_on_its_start() -> None:
+    vectors, _ = clustered(seed=2)
+    points = torch.nn.functional.normalize(torch.from_numpy(vectors), dim=1)
+
+    def mean_cosine(epochs: int) -> float:
+        centroids = spherical_kmeans(vectors, 8, seed=5, epochs=epochs)
+        return float((points @ centroids.T).amax(1).mean())
+
+    assert mean_cosine(10) > mean_cosine(0) + 0.05
+
+
+def test_same_seed_same_centroids_other_seed_others() -> None:
+    vectors, _ = clustered(seed=4)
+    first, again, other = (spherical_kmeans(vectors, 8, seed=seed) for seed in (7, 7, 8))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_centroids_are_unit_and_steps_reach_one() -> None:
+    vectors, _ = clustered(seed=5)
+    done: list[float] = []
+    centroids = spherical_kmeans(vectors * 1000, 8, seed=0, on_step=done.append)
+    torch.testing.assert_close(centroids.norm(dim=1), torch.ones(8))
+    assert done == sorted(done)
+    assert done[-1] == 1.0
+
+
+def test_empty_clusters_are_repaired() -> None:
+    # 9 in 10 rows are one point: most initial centroids coincide, and all but one of those start empty.
+    vectors, _ = clustered(seed=6, per_cluster=20)
+    vectors = np.concatenate([np.repeat(vectors[:1], 9 * len(vectors), axis=0), vectors])
+    labels = assign(vectors, spherical_kmeans(vectors, 16, seed=1, epochs=20))
+    assert len(np.unique(labels)) >= 12
+
+
+@pytest.mark.parametrize("clusters", [0, 6])
+def test_impossible_number_of_clusters(clusters: int) -> None:
+    with pytest.raises(ValueError, match=f"clusters is {clusters}; expected 1 to the number of items, 5"):
+        spherical_kmeans(np.ones((5, 3), dtype=np.float32), clusters, seed=0)
+
+
+def test_as_many_clusters_as_rows_and_zero_rows() -> None:
+    vectors = np.array([[1, 0], [0, 1], [0, 0]], dtype=np.float32)
+    centroids = spherical_kmeans(vectors, 3, seed=0)
+    assert torch.isfinite(centroids).all()
+
+
+def test_nearest_and_assign_agree_with_numpy_across_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(9)
+    vectors, centroids = rng.normal(size=(1000, 8)).astype(np.float32), rng.normal(size=(13, 8)).astype(np.float32)
+    expected = (vectors @ centroids.T).argmax(1)
+    monkeypatch.setattr("builder.index.kmeans.ROWS_PER_CHUNK", 64)
+    monkeypatch.setattr("builder.index.kmeans.SCORES_PER_CHUNK", 100)
+    assert np.array_equal(nearest(torch.from_numpy(vectors), torch.from_numpy(centroids)).numpy(), expected)
+    assert np.array_equal(assign(vectors, torch.from_numpy(centroids)), expected)
+
+
+def test_probe_centroids_have_the_length_of_their_rows() -> None:
+    vectors = np.array([[3, 4], [0, 5], [1, 0]], dtype=np.float32)
+    labels = np.array([0, 0, 2], dtype=np.int32)
+    directions = torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])
+    expected = torch.tensor([[0.0, 5.0], [0.0, 0.0], [1.0, 0.0]])
+    torch.testing.assert_close(probe_centroids(vectors, labels, directions), expected)
+
+
+@pytest.mark.parametrize(("rows", "clusters"), [(1, 1), (127, 1), (1682, 26), (40_981, 405), (1_000_000, 2000)])
+def test_automatic_clusters(rows: int, clusters: int) -> None:
+    assert automatic_clusters(rows) == clusters
