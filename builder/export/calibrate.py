@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from builder.data.vectors import VectorSource
 from builder.index.kmeans import ROWS_PER_CHUNK
 from builder.network.search import Search
 
@@ -29,7 +30,7 @@ class Calibration:
 
 def calibrate(
     search: Search,
-    vectors: NDArray[np.floating],
+    vectors: VectorSource,
     ids: NDArray[np.int64],
     queries: Tensor,
     *,
@@ -58,7 +59,7 @@ def calibrate(
 
 
 def exact_top(
-    queries: Tensor, vectors: NDArray[np.floating], k: int, on_step: Callable[[float], None] = lambda done: None
+    queries: Tensor, vectors: VectorSource, k: int, on_step: Callable[[float], None] = lambda done: None
 ) -> tuple[Tensor, Tensor]:
     """Exact inner-product search in float32, reading `vectors [N, D]` in chunks: scores and positions, `[Q, k]` each."""
     best_scores = torch.full((len(queries), k), float("-inf"))
@@ -91,7 +92,7 @@ def _probes_that_hold(search: Search, queries: Tensor, rows: NDArray[np.int64], 
 def _measure(
     search: Search,
     queries: Tensor,
-    vectors: NDArray[np.floating],
+    vectors: VectorSource,
     ids: NDArray[np.int64],
     position: NDArray[np.int64],
     floor: Tensor,

@@ -22,9 +22,11 @@ from builder.errors import BuilderError
 from builder.export.config import model_config
 from builder.export.manifest import MANIFEST, FileEntry, Manifest, hash_file
 from builder.oplib import library_path
-from builder.serving import triton_model
+
 from client.schema import Schema
 
+# Copied, never imported here: it needs the server's own Python module.
+_SERVED_CODE = Path(__file__).parent.parent / "serving" / "triton_model.py"
 MODEL_FILE, CODE_FILE, LIBRARY_FILE = "model.pt", "model.py", "libsilvertriton_ops.so"
 _PARTIAL = ".partial-"
 _FREE_SPACE_RESERVE = 64 << 20  # bytes left free beside what is written
@@ -78,7 +80,7 @@ def write_version(
             partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=home))
             try:
                 _save(scripted, partial / MODEL_FILE)
-                shutil.copyfile(triton_model.__file__, partial / CODE_FILE)
+                shutil.copyfile(_SERVED_CODE, partial / CODE_FILE)
                 shutil.copyfile(library_path(), partial / LIBRARY_FILE)
                 files = {name: hash_file(partial / name) for name in (MODEL_FILE, CODE_FILE, LIBRARY_FILE)}
                 (partial / MANIFEST).write_text(describe(files).to_json())

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from builder import ops
-from builder.errors import BuilderError
-from builder.network.pipeline import Pipeline, forward_source, input_names
-from client.schema import Schema
+from builder.errors import ConfigError
+from builder.network.pipeline import Pipeline, forward_source
+from client.schema import Feature, Schema
 
 
 def script(pipeline: Pipeline, schema: Schema) -> torch.jit.ScriptModule:
@@ -22,24 +22,27 @@ def script(pipeline: Pipeline, schema: Schema) -> torch.jit.ScriptModule:
     return scripted
 
 
-def load_tower(path: Path, schema: Schema) -> nn.Module:
+def load_tower(path: Path, features: Sequence[Feature], history_length: int) -> torch.jit.ScriptModule:
     """Load a TorchScript user tower of the user's own and check that it takes the user features by name.
 
-    Its forward takes one tensor for each user feature (`[B, 1]` INT64 or FP32), and `history [B, L] int64` if the
-    artifact has one, and returns `[B, D] float32`. Raises `BuilderError` if it cannot be read or takes other arguments.
+    Its forward takes one tensor for each user feature (`[B, 1]`, int64 keys or float32 numbers), and `history [B, L]
+    int64` if `history_length` is not 0, and returns `[B, D] float32`. Raises `ConfigError` if it cannot be read or
+    takes other arguments.
     """
+    where = f"embeddings.query, {path}"
     try:
         tower = torch.jit.load(str(path), map_location="cpu").eval()
     except (RuntimeError, ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise BuilderError(
-            f"{path} is not a TorchScript module ({reason}); write it with torch.jit.script(...).save(path)"
+        raise ConfigError(
+            f"is not a TorchScript module ({reason})", where=where, remedy="Write it with torch.jit.script(tower).save(path)."
         ) from error
-    expected = [name for name in input_names(schema) if name not in ("filter", "exclude", "task_weights", "search")]
+    expected = [*(feature.name for feature in features), *(["history"] if history_length else [])]
     arguments = [argument.name for argument in tower.forward.schema.arguments[1:]]
     if sorted(arguments) != sorted(expected):
-        raise BuilderError(
-            f"{path}: forward takes ({', '.join(arguments)}), the configuration declares the user inputs "
-            f"({', '.join(expected)}); name them alike"
+        raise ConfigError(
+            f"forward takes ({', '.join(arguments)}), the configuration declares ({', '.join(expected)})",
+            where=where,
+            remedy="Name the arguments of forward as data.users.features, and history unless network.history is 0.",
         )
     return tower

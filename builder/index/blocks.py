@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from builder.data.vectors import VectorSource
 from builder.index.quantize import quantize
 
 BLOCK = 32
@@ -66,13 +67,13 @@ def pack_codes(codes: Tensor) -> Tensor:
 
 
 def pack_vectors(
-    vectors: NDArray[np.floating], item_of_row: NDArray[np.int64], on_step: Callable[[float], None] = lambda done: None
+    vectors: VectorSource, item_of_row: NDArray[np.int64], on_step: Callable[[float], None] = lambda done: None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Quantise `vectors [N, D]` into the order of rows, a chunk at a time.
 
     Returns `codes [NB, D4, 32, 4] int8`, `scales [NB, 32] float32`, `vectors [R, D] float16`.
     """
-    rows, dims = len(item_of_row), vectors.shape[1]
+    rows, dims = len(item_of_row), vectors[:1].shape[1]
     codes = torch.empty(rows // BLOCK, -(-dims // 4), BLOCK, 4, dtype=torch.int8)
     scales = torch.empty(rows // BLOCK, BLOCK)
     halves = torch.empty(rows, dims, dtype=torch.float16)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from builder.data.columns import Column
+from builder.data.vectors import VectorSource
 from builder.index.blocks import BLOCK, Layout, arrange, pack_codes, pack_mask, pack_vectors
 from builder.index.filters import FilterIndex, build_filters
 from builder.index.forward import forward_columns
@@ -47,7 +48,7 @@ class Index:
 
 
 def build_index(
-    vectors: NDArray[np.floating],
+    vectors: VectorSource,
     ids: NDArray[np.int64],
     columns: Sequence[Column],
     *,

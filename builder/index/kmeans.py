@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from builder.data.vectors import VectorSource
+
 ROWS_PER_CHUNK = 65_536  # a chunk times 128 dims is 32 MiB of float32
 SCORES_PER_CHUNK = 2**25  # scores of one matmul: 128 MiB of float32
 SAMPLE_PER_CLUSTER = 128  # more changed recall by less than its noise at 1M x 128 (docs/decisions.md)
@@ -26,7 +28,7 @@ def automatic_clusters(rows: int) -> int:
 
 
 def spherical_kmeans(
-    vectors: NDArray[np.floating],
+    vectors: VectorSource,
     clusters: int,
     *,
     seed: int,
@@ -69,7 +71,7 @@ def nearest(rows: Tensor, centroids: Tensor) -> Tensor:
 
 
 def assign(
-    vectors: NDArray[np.floating], centroids: Tensor, *, on_step: Callable[[float], None] = lambda done: None
+    vectors: VectorSource, centroids: Tensor, *, on_step: Callable[[float], None] = lambda done: None
 ) -> NDArray[np.int32]:
     """Return `[N] int32`, the cluster of every row of `vectors [N, D]`, reading it a chunk at a time."""
     labels = np.empty(len(vectors), dtype=np.int32)
@@ -80,7 +82,7 @@ def assign(
     return labels
 
 
-def probe_centroids(vectors: NDArray[np.floating], labels: NDArray[np.int32], centroids: Tensor) -> Tensor:
+def probe_centroids(vectors: VectorSource, labels: NDArray[np.int32], centroids: Tensor) -> Tensor:
     """Return `[C, D] float32`: each direction, as long as the root mean square of its rows' lengths.
 
     A query's product with it then estimates what the cluster's rows score, so that clusters of long vectors, which win

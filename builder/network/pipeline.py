@@ -3,16 +3,13 @@
 Letters: B requests, D dims, M max candidates, T tasks, K results. Inputs and outputs: docs/wire-contract.md.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 
-from builder.network.search import STATUS_OK, Search, first_status, flag
+from builder.network.items import ItemFeatures
+from builder.network.search import Search, first_status, flag
 from builder.network.value import ValueModel
-from client.schema import Schema
-
-STATUS_USER_FEATURE, STATUS_HISTORY = 1, 2  # client.schema.Status
+from client.schema import Schema, Status
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 OUTPUT_NAMES = ("item_ids", "scores", "task_scores", "count", "status", "stats")
@@ -26,12 +23,15 @@ class Pipeline(nn.Module):
     arguments from schema to schema and is therefore defined on export, from `forward_source`.
     """
 
-    def __init__(self, tower: nn.Module | None, search: Search, value: ValueModel, *, results: int) -> None:
+    def __init__(
+        self, tower: nn.Module | None, search: Search, value: ValueModel, items: ItemFeatures, *, results: int
+    ) -> None:
         super().__init__()
         if tower is not None:
             self.tower = tower
         self.search = search
         self.value = value
+        self.items = items
         self.results = results
 
     @torch.jit.export
@@ -41,7 +41,9 @@ class Pipeline(nn.Module):
         for feature in features:
             if feature.is_floating_point():
                 infinite = infinite | torch.isinf(feature).any(1)
-        return first_status([flag(infinite, STATUS_USER_FEATURE), flag((history < -1).any(1), STATUS_HISTORY)])
+        return first_status(
+            [flag(infinite, Status.USER_FEATURE.value), flag((history < -1).any(1), Status.HISTORY.value)]
+        )
 
     @torch.jit.export
     def retrieve(
@@ -54,7 +56,7 @@ class Pipeline(nn.Module):
         value, value_status = self.value(task_scores, task_weights)  # [B, M]
 
         status = first_status([user_status, search_status, value_status])  # [B]
-        bad = (status != STATUS_OK).unsqueeze(1)
+        bad = (status != Status.OK.value).unsqueeze(1)
         ids = torch.where(bad, -1, ids)
         best = torch.ops.silvertriton.top_k(value, ids, self.results)  # [B, K] positions among the candidates
         missing = best < 0

@@ -3,16 +3,12 @@
 Letters as in docs/operators.md: B requests, D dims, N items, R rows, C clusters, NB blocks, M max candidates.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 
 from builder.index.build import Index
 from builder.index.filters import FilterIndex
-
-STATUS_OK, STATUS_QUERY, STATUS_EXCLUDE, STATUS_SEARCH = 0, 3, 6, 8  # client.schema.Status; TorchScript knows no enums
-_NO_STATUS = 1 << 30
+from client.schema import Status
 
 
 class Filters(nn.Module):
@@ -124,7 +120,7 @@ class Search(nn.Module):
         total = passing.sum(1).to(torch.int32)
         exhaustive = (probed == (passing > 0).sum(1)).to(torch.int32)
         stats = torch.stack([probed, total, scanned, exhaustive], dim=1)
-        exclude_status = flag((exclude < -1).any(1), STATUS_EXCLUDE)
+        exclude_status = flag((exclude < -1).any(1), Status.EXCLUDE.value)
         status = first_status([query_status, filter_status, exclude_status, search_status])
         return rows, scores, stats, status
 
@@ -134,7 +130,7 @@ class Search(nn.Module):
         bad = (probes < 0) | (probes > self.clusters) | (candidates < 0) | (candidates > self.max_candidates)
         probes = torch.where(bad | (probes == 0), self.probes, probes).to(torch.int32)
         candidates = torch.where(bad | (candidates == 0), self.candidates, candidates).to(torch.int32)
-        return probes, candidates, flag(bad, STATUS_SEARCH)
+        return probes, candidates, flag(bad, Status.SEARCH.value)
 
     def rows_of(self, ids: Tensor) -> Tensor:
         """`ids [B, E] int64` -> the rows they stand at `[B, E] int32`, -1 for ids that are not in the catalogue."""
@@ -146,7 +142,7 @@ class Search(nn.Module):
 def finite(query: Tensor) -> tuple[Tensor, Tensor]:
     """Replace queries that have a NaN or an infinity by zeros: `[B, D]`, `status [B] int32`."""
     good = torch.isfinite(query).all(1)
-    return torch.where(good.unsqueeze(1), query, torch.zeros_like(query)).contiguous(), flag(~good, STATUS_QUERY)
+    return torch.where(good.unsqueeze(1), query, torch.zeros_like(query)).contiguous(), flag(~good, Status.QUERY.value)
 
 
 def flag(bad: Tensor, status: int) -> Tensor:
@@ -157,5 +153,6 @@ def flag(bad: Tensor, status: int) -> Tensor:
 def first_status(statuses: list[Tensor]) -> Tensor:
     """The smallest nonzero status of each request: `[B] int32`."""
     stacked = torch.stack(statuses)
-    smallest = torch.where(stacked == STATUS_OK, _NO_STATUS, stacked).amin(0)
-    return torch.where(smallest == _NO_STATUS, STATUS_OK, smallest).to(torch.int32)
+    none = 2**31 - 1  # above every status
+    smallest = torch.where(stacked == Status.OK.value, none, stacked).amin(0)
+    return torch.where(smallest == none, Status.OK.value, smallest).to(torch.int32)

@@ -1,13 +1,10 @@
 """The value model: from the scores of the tasks to the one score that orders results."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 
 from builder.network.search import flag
-
-STATUS_TASK_WEIGHTS = 7  # client.schema.Status
+from client.schema import Status
 
 
 class ValueModel(nn.Module):
@@ -24,4 +21,4 @@ class ValueModel(nn.Module):
         bad = torch.isinf(task_weights)
         weights = torch.where(bad | torch.isnan(task_weights), self.weights, task_weights)
         value = (task_scores * weights.unsqueeze(1)).sum(2)
-        return value, flag(bad.any(1), STATUS_TASK_WEIGHTS)
+        return value, flag(bad.any(1), Status.TASK_WEIGHTS.value)

@@ -1,0 +1,191 @@
+"""From a source of vectors and features to a version directory."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from dataclasses import dataclass, field
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from builder import ops
+from builder.config import IndexConfig
+from builder.data.catalogue import Catalogue
+from builder.data.vectors import VectorSource
+from builder.errors import BuilderError
+from builder.export.calibrate import Calibration, calibrate
+from builder.export.manifest import FORMAT, OPERATORS, FileEntry, IndexStatistics, Manifest, Recall
+from builder.export.repository import write_version
+from builder.export.torchscript import script
+from builder.index.blocks import BLOCK
+from builder.index.build import Index, Step, build_index
+from builder.network.items import ItemFeatures
+from builder.network.pipeline import Pipeline
+from builder.network.search import Search
+from builder.network.value import ValueModel
+from client.schema import Feature, Schema
+
+TASK = "score"
+CALIBRATION_QUERIES = 500
+CALIBRATION_AT = 100  # recall is measured at the top 100, or at the artifact's results if those are fewer
+CANDIDATES_PER_RESULT = 4  # int8 scores order results well enough that 4 k of them hold the exact top k
+
+
+@dataclass(frozen=True)
+class Source:
+    """What an artifact is made of. `tower` None: requests carry query vectors. `queries` [Q, D] measure recall."""
+
+    name: str
+    catalogue: Catalogue
+    vectors: VectorSource
+    tower: nn.Module | None
+    user_features: tuple[Feature, ...]
+    history_length: int
+    queries: Tensor
+    queries_from: str
+    settings: IndexConfig
+    seed: int = 0
+    vocabularies: dict[str, list[str]] = field(default_factory=dict)
+    training: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def dims(self) -> int:
+        return int(self.vectors[:1].shape[1])
+
+
+def export(
+    source: Source,
+    repository: Path,
+    *,
+    model: str = "retrieval",
+    threads: int = 0,
+    step: Step = lambda description: lambda done: None,
+) -> Path:
+    """Build the index, choose its defaults, script the network and write the next version of `model`.
+
+    Returns the version directory. Raises `BuilderError` for settings that the catalogue cannot meet and for what
+    `write_version` raises; nothing is half-written.
+    """
+    ops.load()
+    settings, items = source.settings, len(source.catalogue)
+    if settings.clusters != "auto" and settings.clusters > items:
+        raise BuilderError(
+            f"got {settings.clusters}, expected at most the number of items, {items}",
+            where="index.clusters",
+            remedy="Lower it, or set clusters: auto.",
+        )
+    index = build_index(
+        source.vectors,
+        source.catalogue.ids,
+        source.catalogue.columns,
+        clusters=None if settings.clusters == "auto" else settings.clusters,
+        seed=source.seed,
+        step=step,
+    )
+    schema = Schema(
+        name=source.name,
+        user_features=source.user_features,
+        item_features=source.catalogue.features,
+        tasks=(TASK,),
+        history_length=source.history_length,
+        query_dims=0 if source.tower is not None else source.dims,
+        max_results=settings.results,
+        max_candidates=settings.max_candidates,
+        clusters=index.clusters,
+    )
+    search = Search(
+        index,
+        fingerprint=schema.fingerprint,
+        probes=index.clusters,
+        candidates=_candidates(settings),
+        max_candidates=settings.max_candidates,
+    )
+    done = step("Measuring recall")
+    calibration = calibrate(
+        search,
+        source.vectors,
+        source.catalogue.ids,
+        source.queries,
+        target=settings.recall,
+        at=min(CALIBRATION_AT, settings.results),
+        probes=None if settings.probes == "auto" else min(settings.probes, index.clusters),
+        on_step=done,
+    )
+    done = step("Writing the model")
+    items_of_index = ItemFeatures(index.forward)
+    value = ValueModel(len(schema.tasks))
+    scripted = script(Pipeline(source.tower, search, value, items_of_index, results=settings.results), schema)
+    statistics = _statistics(index, search, source)
+    return write_version(
+        repository,
+        model,
+        scripted,
+        schema,
+        lambda files: _manifest(source, schema, statistics, calibration, files),
+        threads=threads,
+    )
+
+
+def _candidates(settings: IndexConfig) -> int:
+    if settings.candidates != "auto":
+        return settings.candidates
+    return min(settings.max_candidates, CANDIDATES_PER_RESULT * settings.results)
+
+
+def _statistics(index: Index, search: Search, source: Source) -> IndexStatistics:
+    items_of_cluster = np.bincount(
+        np.repeat(np.arange(index.clusters), np.diff(index.cluster_blocks.numpy()) * BLOCK),
+        weights=(index.ids >= 0).numpy(),
+        minlength=index.clusters,
+    )
+    groups = {
+        "codes": [index.codes, index.scales],
+        "vectors": [index.vectors],
+        "ids": [index.ids, search.sorted_ids, index.item_rows],
+        "centroids": [index.centroid_codes, index.centroid_scales, index.cluster_blocks],
+        "filters": [*index.filters.tensors().values(), index.valid],
+        "forward columns": list(index.forward.values()),
+    }
+    return IndexStatistics(
+        items=len(source.catalogue),
+        dims=source.dims,
+        clusters=index.clusters,
+        cluster_items=(int(items_of_cluster.min()), int(np.median(items_of_cluster)), int(items_of_cluster.max())),
+        probes=search.probes,
+        candidates=search.candidates,
+        bytes={name: sum(tensor.nbytes for tensor in tensors) for name, tensors in groups.items()},
+    )
+
+
+def _manifest(
+    source: Source,
+    schema: Schema,
+    statistics: IndexStatistics,
+    calibration: Calibration,
+    files: dict[str, FileEntry],
+) -> Manifest:
+    return Manifest(
+        format=FORMAT,
+        name=source.name,
+        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        silvertriton=installed_version("silvertriton"),
+        torch=torch.__version__,
+        operators=OPERATORS,
+        artifact_schema=json.loads(schema.to_json()),
+        fingerprint=schema.fingerprint,
+        vocabularies=source.vocabularies,
+        index=statistics,
+        recall=Recall(
+            at=calibration.at,
+            target=source.settings.recall,
+            measured=calibration.recall,
+            queries=calibration.queries,
+            source=source.queries_from,
+        ),
+        training=source.training,
+        files=files,
+    )

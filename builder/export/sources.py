@@ -1,0 +1,56 @@
+"""What an artifact can be made of: a configuration with given vectors, or a trained run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from builder.config import Config
+from builder.data.embeddings import read_embeddings, read_samples
+from builder.data.vectors import VectorSource
+from builder.errors import ConfigError
+from builder.export.artifact import CALIBRATION_QUERIES, Source
+from builder.export.torchscript import load_tower
+from client.schema import Feature
+
+
+def from_embeddings(config: Config) -> Source:
+    """Vectors trained elsewhere, with a TorchScript user tower or none. Raises what the readers raise."""
+    embeddings = config.embeddings
+    if embeddings is None:
+        raise ConfigError("has no embeddings; train it first, and export the run", where=config.name)
+    catalogue, vectors = read_embeddings(config)
+    dims = int(vectors[:1].shape[1])
+    features: tuple[Feature, ...] = ()
+    history = 0
+    tower = None
+    if embeddings.query is not None:
+        users = config.data.users
+        features = tuple(Feature(f.name, f.kind, f.values) for f in users.features) if users else ()
+        history = config.network.history
+        tower = load_tower(embeddings.query, features, history)
+    if embeddings.samples is not None:
+        queries = torch.from_numpy(read_samples(embeddings.samples, dims))[:CALIBRATION_QUERIES]
+        queries_from = embeddings.samples.name
+    else:
+        queries, queries_from = _sample_items(vectors, seed=0), "item vectors"
+    return Source(
+        name=config.name,
+        catalogue=catalogue,
+        vectors=vectors,
+        tower=tower,
+        user_features=features,
+        history_length=history,
+        queries=queries,
+        queries_from=queries_from,
+        settings=config.index,
+    )
+
+
+def _sample_items(vectors: VectorSource, seed: int) -> Tensor:
+    """Item vectors stand in for queries where none are given: the only ones known to lie where the items lie."""
+    chosen = np.random.default_rng(seed).permutation(len(vectors))[:CALIBRATION_QUERIES]
+    return torch.from_numpy(np.asarray(vectors[np.sort(chosen)], dtype=np.float32))
