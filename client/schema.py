@@ -9,6 +9,8 @@ from enum import IntEnum
 from hashlib import blake2b
 from typing import Any, Literal, get_args
 
+from client.errors import SchemaError
+
 SCHEMA_VERSION = 1
 PROGRAM_VERSION = 1
 RESERVED_NAMES = frozenset({"history", "query", "filter", "exclude", "task_weights", "search", "self"})
@@ -29,10 +31,6 @@ class Status(IntEnum):
     EXCLUDE = 6
     TASK_WEIGHTS = 7
     SEARCH = 8
-
-
-class SchemaError(ValueError):
-    """A schema that cannot be read: not JSON, a missing field, an unknown kind or a newer version."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,276 @@
+"""Requests to tensors and tensors to results: docs/wire-contract.md without any IO."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from client._models import Request, Retrieval, Stats
+from client._values import FLOAT32_MAX, item_ids, key_function, number
+from client.errors import (
+    InvalidValue,
+    LimitExceeded,
+    RequestError,
+    RowStatusError,
+    SchemaError,
+    SchemaMismatch,
+    invalid_value,
+    unknown_name,
+)
+from client.filters.compiler import FilterCompiler
+from client.hashing import UNKNOWN_KEY
+from client.schema import Schema, Status
+
+Tensors = dict[str, NDArray[Any]]
+
+_NAN = float("nan")
+_LEAST_IDS = 8  # padded lengths start here: lone shapes are not batched together
+_LEAST_WORDS = 16
+_NO_IDS = np.empty(0, np.int64)
+_NO_FILTER = np.zeros(2, np.int64)
+_NO_PREFERENCE = (0, 0)
+
+_MEANINGS = {
+    Status.USER_FEATURE: "a number feature of the user is infinite",
+    Status.HISTORY: "the history holds an id below -1",
+    Status.QUERY: "the query vector holds NaN or infinity",
+    Status.FILTER_MALFORMED: "the filter program is malformed; please report this with the filter",
+    Status.FILTER_FINGERPRINT: "the filter was compiled for another schema, the artifact was replaced; call again",
+    Status.EXCLUDE: "the excluded ids hold an id below -1",
+    Status.TASK_WEIGHTS: "a task weight is infinite",
+    Status.SEARCH: "probes or candidates are out of range",
+}
+
+
+class Row(NamedTuple):
+    """One checked request, ready to be stacked with others."""
+
+    categories: list[int]  # keys, in the order of the schema's categories
+    numbers: list[float]
+    history: NDArray[np.int64]
+    query: NDArray[np.float32] | None
+    program: NDArray[np.int64]
+    exclude: NDArray[np.int64]
+    task_weights: list[float]
+    search: tuple[int, int]
+    k: int
+
+
+class Codec:
+    """Encodes and decodes for one schema; what depends only on the schema is computed once. Safe to share by threads.
+
+    Raises `SchemaError` for user features of a kind that no request can carry.
+    """
+
+    def __init__(self, schema: Schema) -> None:
+        self.schema = schema
+        self._filters = FilterCompiler(schema)
+        self._features = frozenset(feature.name for feature in schema.user_features)
+        self._tower = not schema.query_dims
+        unfit = [feature.name for feature in schema.user_features if feature.kind not in ("category", "number")]
+        if unfit or (self._features and not self._tower):
+            raise SchemaError(
+                f"the schema has user features that no request carries: {unfit or sorted(self._features)}"
+            )
+        categories = [feature for feature in schema.user_features if feature.kind == "category"]
+        self._categories = [(f.name, key_function(f.values), f"user feature {f.name!r}") for f in categories]
+        self._numbers = [(f.name, f"user feature {f.name!r}") for f in schema.user_features if f.kind == "number"]
+        self._tasks = {name: position for position, name in enumerate(schema.tasks)}
+        self._default_weights = [_NAN] * len(schema.tasks)
+        results, tasks = schema.max_results, len(schema.tasks)
+        self._outputs: tuple[tuple[str, tuple[int, ...], np.dtype[Any]], ...] = (
+            ("item_ids", (results,), np.dtype(np.int64)),
+            ("scores", (results,), np.dtype(np.float32)),
+            ("task_scores", (results, tasks), np.dtype(np.float32)),
+            ("count", (1,), np.dtype(np.int32)),
+            ("status", (1,), np.dtype(np.int32)),
+            ("stats", (4,), np.dtype(np.int32)),
+        )
+
+    def check(self, request: Request) -> Row:
+        """Check one request and bring its values into the form that travels. Raises `RequestError`."""
+        schema = self.schema
+        history = _NO_IDS
+        query = None
+        if self._tower:
+            categories, numbers = self._user(request.user or {})
+            if request.query is not None:
+                raise InvalidValue("query: this artifact computes it from user and history; leave it out")
+            if request.history is not None:
+                history = item_ids("history", request.history, newest=schema.history_length or None)
+                if not schema.history_length and len(history):
+                    raise InvalidValue("history: this artifact takes none; leave it out")
+        else:
+            categories, numbers = [], []
+            if request.user or request.history is not None:
+                raise InvalidValue(
+                    "user, history: this artifact has no user tower and takes only query; leave them out"
+                )
+            query = _query(request.query, schema.query_dims)
+        condition = request.filter
+        weights = request.task_weights
+        probes, candidates = request.probes, request.candidates
+        return Row(
+            categories,
+            numbers,
+            history,
+            query,
+            _NO_FILTER if condition is None else self._filters.compile(condition),
+            _NO_IDS if request.exclude is None else item_ids("exclude", request.exclude),
+            self._default_weights if weights is None else self._weights(weights),
+            _NO_PREFERENCE
+            if probes is None and candidates is None
+            else (
+                _limited("probes", probes, schema.clusters, "the artifact's clusters", 0),
+                _limited("candidates", candidates, schema.max_candidates, "the artifact's max_candidates", 0),
+            ),
+            _limited("k", request.k, schema.max_results, "the artifact's max_results", schema.max_results),
+        )
+
+    def stack(self, rows: Sequence[Row]) -> Tensors:
+        """Rows to the tensors of a batch, [B, ...], padded alike; at least one row."""
+        batch = len(rows)
+        tensors: Tensors = {}
+        if self._categories:
+            keys = np.array([row.categories for row in rows], np.int64)
+            for position, (name, _, _) in enumerate(self._categories):
+                tensors[name] = keys[:, position : position + 1]
+        if self._numbers:
+            values = np.array([row.numbers for row in rows], np.float32)
+            for position, (name, _) in enumerate(self._numbers):
+                tensors[name] = values[:, position : position + 1]
+        if self.schema.query_dims:
+            tensors["query"] = np.array([row.query for row in rows], np.float32)
+        elif self.schema.history_length:
+            tensors["history"] = _padded([row.history for row in rows], _LEAST_IDS, -1)
+        tensors["filter"] = _padded([row.program for row in rows], _LEAST_WORDS, 0)
+        tensors["exclude"] = _padded([row.exclude for row in rows], _LEAST_IDS, -1)
+        tensors["task_weights"] = np.array([row.task_weights for row in rows], np.float32).reshape(batch, -1)
+        tensors["search"] = np.array([row.search for row in rows], np.int32)
+        return tensors
+
+    def encode(self, requests: Iterable[Request]) -> Tensors:
+        """Requests to the tensors of one batch. Raises the `RequestError` of the first bad one."""
+        return self.stack([self.check(request) for request in requests])
+
+    def decode(
+        self, outputs: Mapping[str, NDArray[Any]], wanted: Sequence[int], latency: float = 0.0
+    ) -> list[Retrieval | RequestError]:
+        """The answer of a batch to its results; `wanted`: the k of each row. Latency in seconds.
+
+        A row with a status gives a `RowStatusError` (not raised). Raises `SchemaMismatch` for outputs that do not
+        follow the contract.
+        """
+        batch, tasks = len(wanted), self.schema.tasks
+        checked = []
+        for name, shape, dtype in self._outputs:
+            tensor = outputs.get(name)
+            if tensor is None:
+                raise SchemaMismatch(f"the model returned no output {name!r}; it is no SilverTriton artifact")
+            if tensor.shape != (batch, *shape) or tensor.dtype != dtype:
+                raise SchemaMismatch(
+                    f"output {name!r}: got {tensor.dtype} {list(tensor.shape)}, expected {dtype} {[batch, *shape]}; "
+                    "the artifact was replaced, or is none of SilverTriton"
+                )
+            checked.append(tensor)
+        ids, scores, task_scores, counts, statuses, stats = checked
+        results: list[Retrieval | RequestError] = []
+        for row, ((count,), (status,), (probed, passing, scanned, exact)) in enumerate(
+            zip(counts.tolist(), statuses.tolist(), stats.tolist(), strict=True)
+        ):
+            if status:
+                results.append(_row_error(status))
+                continue
+            if not 0 <= count <= self.schema.max_results:
+                raise SchemaMismatch(f"output 'count': got {count}, expected 0 to {self.schema.max_results}")
+            n = min(count, wanted[row])
+            search = Stats(probed, passing, scanned, exact != 0)
+            results.append(Retrieval(ids[row, :n], scores[row, :n], task_scores[row, :n], tasks, search, latency))
+        return results
+
+    def _user(self, user: Mapping[str, Any]) -> tuple[list[int], list[float]]:
+        try:
+            unknown = user.keys() - self._features
+        except AttributeError:
+            raise invalid_value("user", user, "a mapping of feature names to values") from None
+        if unknown:
+            raise unknown_name("user feature", min(unknown, key=str), sorted(self._features))
+        categories = []
+        for name, key, where in self._categories:
+            value = user.get(name)
+            categories.append(UNKNOWN_KEY if value is None else key(where, value))
+        numbers = []
+        for name, where in self._numbers:
+            value = user.get(name)
+            if value is None or value != value:
+                numbers.append(_NAN)
+                continue
+            value = number(where, value)
+            if not -FLOAT32_MAX <= value <= FLOAT32_MAX:
+                raise invalid_value(where, value, "a finite number within float32, or None for unknown")
+            numbers.append(value)
+        return categories, numbers
+
+    def _weights(self, weights: Mapping[str, float]) -> list[float]:
+        values = self._default_weights.copy()
+        try:
+            items = weights.items()
+        except AttributeError:
+            raise invalid_value("task_weights", weights, "a mapping of task names to weights") from None
+        for name, weight in items:
+            position = self._tasks.get(name)
+            if position is None:
+                raise unknown_name("task", name, self._tasks)
+            value = number(f"task_weights[{name!r}]", weight)
+            if not -FLOAT32_MAX <= value <= FLOAT32_MAX:
+                raise invalid_value(f"task_weights[{name!r}]", weight, "a finite weight within float32")
+            values[position] = value
+        return values
+
+
+def _padded(rows: Sequence[NDArray[np.int64]], least: int, fill: int) -> NDArray[np.int64]:
+    """[B, n] int64, n the power of two that holds the longest row, not below `least`."""
+    width = max(least, 1 << (max(map(len, rows)) - 1).bit_length())
+    table = np.full((len(rows), width), fill, np.int64)
+    for target, row in zip(table, rows, strict=True):
+        target[: len(row)] = row
+    return table
+
+
+def _limited(name: str, value: int | None, most: int, limit: str, default: int) -> int:
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise invalid_value(name, value, "an integer")
+    if not 1 <= value <= most:
+        raise LimitExceeded(f"{name}: got {value}, expected 1 to {most} ({limit})")
+    return int(value)
+
+
+def _query(query: ArrayLike | None, dims: int) -> NDArray[np.float32]:
+    if query is None:
+        raise InvalidValue(f"query: missing; this artifact has no user tower and needs a vector of {dims} numbers")
+    try:
+        vector = np.asarray(query)
+    except ValueError:
+        raise invalid_value("query", query, f"a vector of {dims} numbers") from None
+    if vector.dtype.kind not in "iuf" or vector.shape != (dims,):
+        got = f"{vector.dtype} of shape {list(vector.shape)}"
+        raise InvalidValue(f"query: got {got}, expected numbers of shape [{dims}]")
+    with np.errstate(over="ignore"):  # too large for float32 is reported as infinite below
+        vector = vector.astype(np.float32)
+    if not np.isfinite(vector).all():
+        at = int(np.argmin(np.isfinite(vector)))
+        raise InvalidValue(f"query[{at}]: got {vector[at]}, expected finite float32 numbers")
+    return vector
+
+
+def _row_error(status: int) -> RowStatusError:
+    try:
+        known = Status(status)
+    except ValueError:
+        return RowStatusError(f"the server refused the request with status {status}; update the client", status)
+    return RowStatusError(f"the server refused the request: {known.name.lower()}: {_MEANINGS[known]}", known)

@@ -1,0 +1,114 @@
+"""What goes into a retrieval and what comes out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from client.filters.conditions import Condition
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Request:
+    """One user's request. Everything is optional as far as the artifact allows it; None is the artifact's default.
+
+    `user`: feature name -> value. Category: string or integer, as the artifact stores it (a bool is 1 or 0). Number:
+        finite. Left out, None or (number) NaN: unknown to the network.
+    `history`: item ids, newest last. Of more than the artifact's `history_length` only the newest are read. Ids that
+        are not in the catalogue count as absent.
+    `query`: [query_dims] the query vector, required by an artifact without a user tower and refused by one with.
+    `filter`: what may be returned, written with `client.F`.
+    `exclude`: item ids never to return. Ids that are not in the catalogue are ignored.
+    `k`: results wanted, 1 to `max_results` (the default).
+    `task_weights`: task name -> finite weight in the final score; tasks left out keep the artifact's.
+    `probes`: least number of clusters to search, 1 to `clusters`.
+    `candidates`: rows to rescore and rank, 1 to `max_candidates`; fewer than `k` candidates are as many results.
+
+    `history` and `exclude` take any iterable of non-negative ints; a generator is used up by the first call.
+    """
+
+    user: Mapping[str, Any] | None = None
+    history: Iterable[int] | None = None
+    query: ArrayLike | None = None
+    filter: Condition | None = None
+    exclude: Iterable[int] | None = None
+    k: int | None = None
+    task_weights: Mapping[str, float] | None = None
+    probes: int | None = None
+    candidates: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One result: item id, final score, and the score of each task by name."""
+
+    item_id: int
+    score: float
+    tasks: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What the search did for one request.
+
+    `clusters_probed`, `rows_passing` the filter, `rows_scanned`; `exact`: no passing row was left unscanned.
+    """
+
+    clusters_probed: int
+    rows_passing: int
+    rows_scanned: int
+    exact: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Retrieval:
+    """The results of one request, best first. Fewer than asked for, or none, when few items pass the filter.
+
+    `item_ids` [count] int64, `scores` [count] float32, `task_scores` [count, T] float32 in the order of `task_names`;
+    the arrays may be read-only. `latency`: seconds from sending the tensors to having the answer, shared by a batch.
+
+    Iterating, indexing and `hits` give `Hit` objects, made on demand; `len()` is `count`.
+    """
+
+    item_ids: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    task_scores: NDArray[np.float32]
+    task_names: tuple[str, ...]
+    stats: Stats
+    latency: float = field(default=0.0)
+
+    @property
+    def count(self) -> int:
+        return len(self.item_ids)
+
+    @property
+    def hits(self) -> list[Hit]:
+        """The results as objects."""
+        names = self.task_names
+        rows = zip(self.item_ids.tolist(), self.scores.tolist(), self.task_scores.tolist(), strict=True)
+        return [Hit(item, score, dict(zip(names, tasks, strict=True))) for item, score, tasks in rows]
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+    def __iter__(self) -> Iterator[Hit]:
+        return iter(self.hits)
+
+    def __getitem__(self, position: int) -> Hit:
+        tasks = dict(zip(self.task_names, self.task_scores[position].tolist(), strict=True))
+        return Hit(int(self.item_ids[position]), float(self.scores[position]), tasks)
+
+    def __repr__(self) -> str:
+        first = ", ".join(
+            f"{item}: {score:.4g}" for item, score in zip(self.item_ids[:3], self.scores[:3], strict=True)
+        )
+        more = ", ..." if len(self) > 3 else ""
+        stats = self.stats
+        return (
+            f"<Retrieval of {len(self)} [{first}{more}] in {self.latency * 1e3:.2f} ms, "
+            f"{stats.clusters_probed} clusters, {stats.rows_scanned:,} of {stats.rows_passing:,} passing rows scanned>"
+        )

@@ -1,0 +1,135 @@
+"""Checks and conversions of single values, shared by requests and filters. `where` names the place in messages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from datetime import date, datetime, timedelta, timezone
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.errors import InvalidValue, invalid_value
+from client.hashing import UNKNOWN_KEY, string_key
+from client.schema import Values
+
+INT64_MAX = 2**63 - 1
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+MICROSECOND = timedelta(microseconds=1)
+
+
+def integer_key(where: str, value: Any) -> int:
+    """The key of an integer category: itself; a bool is 1 or 0. Raises `InvalidValue`, also for a float like 3.0."""
+    if isinstance(value, int | np.integer | np.bool_):
+        key = int(value)
+        if UNKNOWN_KEY < key <= INT64_MAX:
+            return key
+        raise invalid_value(where, value, "an integer above -2**63 and below 2**63")
+    if isinstance(value, float | np.floating) and math.isnan(value):
+        raise invalid_value(where, value, "an integer; NaN is none, leave an unknown value out")
+    raise invalid_value(where, value, "an integer")
+
+
+def text_key(where: str, value: Any) -> int:
+    """The key of a string category, see `client.hashing.string_key`. Raises `InvalidValue`."""
+    if not isinstance(value, str):
+        raise invalid_value(where, value, "a string")
+    try:
+        return string_key(value)
+    except UnicodeEncodeError:
+        raise invalid_value(where, value, "text that UTF-8 can write (this has a lone surrogate)") from None
+
+
+def key_function(values: Values | None) -> Callable[[str, Any], int]:
+    """What turns a value of a category or tags feature into its key."""
+    return text_key if values == "string" else integer_key
+
+
+def number(where: str, value: Any) -> float:
+    """A number as float64; a bool is 1 or 0, infinities pass. Raises `InvalidValue` for NaN and what is no number."""
+    if isinstance(value, int | float | np.integer | np.floating | np.bool_):
+        try:
+            result = float(value)
+        except OverflowError:
+            raise invalid_value(where, value, "a number within float64") from None
+        if result == result:
+            return result + 0.0  # -0.0 becomes 0.0
+        raise invalid_value(where, value, "a number, not NaN")
+    raise invalid_value(where, value, "a number")
+
+
+def instant(where: str, value: Any) -> float:
+    """A date as seconds since 1970-01-01 UTC.
+
+    Takes datetime, date, numpy.datetime64 and ISO 8601 strings. Without a time zone it is UTC; without a time it is
+    midnight. Plain numbers are refused: 1990 would be a second of 1970. Raises `InvalidValue`.
+    """
+    moment = value
+    if isinstance(moment, np.datetime64):
+        if np.isnat(moment):
+            raise invalid_value(where, value, "a date, not NaT")
+        return int(moment.astype("datetime64[us]").astype(np.int64)) / 1_000_000
+    if isinstance(moment, str):
+        try:
+            # Python 3.10 does not read the Z that most systems write.
+            moment = datetime.fromisoformat(f"{moment[:-1]}+00:00" if moment.endswith(("Z", "z")) else moment)
+        except ValueError:
+            raise invalid_value(where, value, "an ISO 8601 date such as 2024-01-31T12:00:00Z") from None
+    if isinstance(moment, datetime):
+        if moment != moment:  # pandas.NaT is an instance of datetime
+            raise invalid_value(where, value, "a date, not NaT")
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=timezone.utc)
+        return ((moment - EPOCH) // MICROSECOND) / 1_000_000
+    if isinstance(moment, date):
+        return float((moment - EPOCH.date()).days * 86_400)
+    raise invalid_value(where, value, "a datetime, a date, a numpy.datetime64 or an ISO 8601 string")
+
+
+def item_ids(where: str, values: Iterable[Any], newest: int | None = None) -> NDArray[np.int64]:
+    """Item ids as [n] int64. With `newest`, only that many from the end are read and returned.
+
+    Raises `InvalidValue` if `values` is not a flat iterable or an id is not an integer in [0, 2**63).
+    """
+    if isinstance(values, np.ndarray):
+        if values.ndim != 1:
+            raise invalid_value(where, values, f"one dimension of item ids, not shape {values.shape}")
+        if values.dtype.kind in "iu":
+            first = 0 if newest is None else max(0, len(values) - newest)
+            ids = values[first:]
+            if len(ids) and (int(ids.min()) < 0 or int(ids.max()) > INT64_MAX):
+                raise _bad_id(where, ids.tolist(), first)
+            return ids.astype(np.int64)
+        values = values.tolist() or ()
+    if isinstance(values, str | bytes):
+        raise invalid_value(where, values, "a sequence of item ids")
+    if not isinstance(values, list | tuple):
+        try:
+            values = list(values)
+        except TypeError:
+            raise invalid_value(where, values, "a sequence of item ids") from None
+    first = 0
+    if newest is not None and len(values) > newest:
+        first = len(values) - newest
+        values = values[first:]
+    if not values:
+        return _NO_IDS
+    # One pass in C over the types: a bool or float among the integers would convert without a word.
+    kinds = set(map(type, values))
+    if kinds != {int} and not all(issubclass(kind, np.integer) or kind is int for kind in kinds):
+        raise _bad_id(where, values, first)
+    if min(values) < 0 or max(values) > INT64_MAX:
+        raise _bad_id(where, values, first)
+    return np.array(values, np.int64)
+
+
+_NO_IDS = np.empty(0, np.int64)
+
+
+def _bad_id(where: str, values: Iterable[Any], first: int) -> InvalidValue:
+    for position, value in enumerate(values, first):
+        if not (type(value) is int or isinstance(value, np.integer)) or not 0 <= int(value) <= INT64_MAX:
+            return invalid_value(f"{where}[{position}]", value, "an item id: an integer from 0 to 2**63 - 1")
+    raise AssertionError("no bad id")  # pragma: no cover - the caller found one

@@ -1,0 +1,21 @@
+"""`F` writes conditions, `compile_filter` turns them into the words that travel, `matches` defines what they mean."""
+
+from client.filters.builder import F
+from client.filters.compiler import compile_filter
+from client.filters.conditions import AllOf, And, AnyOf, Condition, Not, Or, Range, Unknown, everything
+from client.filters.interpreter import matches
+
+__all__ = [
+    "AllOf",
+    "And",
+    "AnyOf",
+    "Condition",
+    "F",
+    "Not",
+    "Or",
+    "Range",
+    "Unknown",
+    "compile_filter",
+    "everything",
+    "matches",
+]

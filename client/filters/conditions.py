@@ -1,0 +1,193 @@
+"""The closed set of filter conditions. `F` (client/filters/builder.py) writes them, nothing else needs to.
+
+    Condition
+    ├── And, Or        operands; none: every item, no item
+    ├── Not            operand
+    ├── AnyOf          the item has at least one of the values; numbers and dates: equals one of them
+    ├── AllOf          the item has all of the values (category, tags)
+    ├── Range          low <= value <= high, either side optional or open (number, date)
+    └── Unknown        the item has no value
+
+What they mean is defined by `client.filters.interpreter.matches`. An item without a value satisfies no AnyOf, no AllOf
+of one value or more and no Range on that feature, hence it satisfies their negation.
+
+Conditions are immutable and know no schema: names, kinds and value types are checked when one is compiled. `str()` and
+`repr()` give the Python expression that builds the condition.
+"""
+
+from __future__ import annotations
+
+import keyword
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeVar
+
+C = TypeVar("C", bound="And | Or")
+
+_PARENTHESES = "put comparisons in parentheses: (F.year >= 1990) & (F.year < 2000)"
+
+
+class Condition:
+    """What every condition has: `&`, `|`, `~`, and an expression as its text."""
+
+    __slots__ = ()
+    __array_ufunc__ = None  # a numpy scalar must not try to turn a condition into an array
+
+    def __and__(self, other: Condition) -> Condition:
+        return _join(And, self, other)
+
+    def __or__(self, other: Condition) -> Condition:
+        return _join(Or, self, other)
+
+    def __invert__(self) -> Condition:
+        return self.operand if isinstance(self, Not) else Not(self)
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError(
+            "a filter condition is neither true nor false; combine conditions with & | ~ instead of and, or, not, "
+            "and write F.year.between(1990, 2000) instead of 1990 <= F.year <= 2000"
+        )
+
+    def __repr__(self) -> str:
+        return _text(self, inside=False)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class And(Condition):
+    """Items that satisfy every operand. `And(())` is every item."""
+
+    operands: tuple[Condition, ...]
+
+    def __post_init__(self) -> None:
+        _check_operands(self, self.operands)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Or(Condition):
+    """Items that satisfy at least one operand. `Or(())` is no item."""
+
+    operands: tuple[Condition, ...]
+
+    def __post_init__(self) -> None:
+        _check_operands(self, self.operands)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Not(Condition):
+    """Items that do not satisfy the operand."""
+
+    operand: Condition
+
+    def __post_init__(self) -> None:
+        _check_operands(self, (self.operand,))
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class AnyOf(Condition):
+    """Items with at least one of the values; for numbers and dates, items whose value equals one of them."""
+
+    feature: str
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class AllOf(Condition):
+    """Items with all of the values. With no values, every item."""
+
+    feature: str
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Range(Condition):
+    """Items with low <= value <= high. `None` leaves a side unbounded, an `*_open` bound is itself excluded."""
+
+    feature: str
+    low: Any = None
+    high: Any = None
+    low_open: bool = False
+    high_open: bool = False
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Unknown(Condition):
+    """Items that have no value for the feature; for tags, an empty list."""
+
+    feature: str
+
+
+def everything() -> Condition:
+    """The condition that every item satisfies: a neutral start for `condition &= ...` in a loop."""
+    return And(())
+
+
+def _join(connective: type[C], left: Condition, right: object) -> Condition:
+    """Join two conditions; nested ones of the same connective become one, so `And(())` vanishes in an And."""
+    if not isinstance(right, Condition):
+        raise TypeError(f"a filter condition cannot be combined with {right!r}; {_PARENTHESES}")
+    operands: tuple[Condition, ...] = ()
+    for side in (left, right):
+        operands += side.operands if isinstance(side, connective) else (side,)
+    return operands[0] if len(operands) == 1 else connective(operands)
+
+
+def _check_operands(connective: Condition, operands: object) -> None:
+    if not isinstance(operands, tuple) or not all(isinstance(operand, Condition) for operand in operands):
+        raise TypeError(f"{type(connective).__name__}: got {operands!r}, expected conditions in a tuple")
+
+
+def field_text(name: str) -> str:
+    """How `F` spells a feature: F.year, or F["release year"] where the name is no attribute."""
+    plain = name.isidentifier() and not keyword.iskeyword(name) and not name.startswith("_")
+    return f"F.{name}" if plain else f"F[{name!r}]"
+
+
+def _text(condition: Condition, inside: bool) -> str:
+    """The expression of a condition; `inside` another one, operators that bind weaker than & and | are wrapped."""
+    match condition:
+        case And(operands=()):
+            return "everything()"
+        case Or(operands=()):
+            return "~everything()"
+        case And(operands=operands) | Or(operands=operands) if len(operands) == 1:
+            return _text(operands[0], inside)
+        case And(operands=operands):
+            return _wrap(" & ".join(_text(operand, True) for operand in operands), inside)
+        case Or(operands=operands):
+            return _wrap(" | ".join(_text(operand, True) for operand in operands), inside)
+        case Not(operand=AnyOf(feature=feature, values=(value,))):
+            return _wrap(f"{field_text(feature)} != {value!r}", inside)
+        case Not(operand=operand):
+            return f"~{_text(operand, True)}"
+        case AnyOf(feature=feature, values=(value,)):
+            return _wrap(f"{field_text(feature)} == {value!r}", inside)
+        case AnyOf(feature=feature, values=values):
+            return f"{field_text(feature)}.any_of({_arguments(values)})"
+        case AllOf(feature=feature, values=values):
+            return f"{field_text(feature)}.all_of({_arguments(values)})"
+        case Unknown(feature=feature):
+            return f"{field_text(feature)}.is_unknown()"
+        case Range():
+            return _range_text(condition, inside)
+    raise AssertionError(f"not a condition: {condition!r}")  # pragma: no cover - the set is closed
+
+
+def _range_text(condition: Range, inside: bool) -> str:
+    field, low, high = field_text(condition.feature), condition.low, condition.high
+    low_text = f"{field} {'>' if condition.low_open else '>='} {low!r}"
+    high_text = f"{field} {'<' if condition.high_open else '<='} {high!r}"
+    if low is not None and high is not None:
+        if not condition.low_open and not condition.high_open:
+            return f"{field}.between({low!r}, {high!r})"
+        return _wrap(f"({low_text}) & ({high_text})", inside)
+    if low is None and high is None:
+        return f"~{field}.is_unknown()"
+    return _wrap(high_text if low is None else low_text, inside)
+
+
+def _arguments(values: Iterable[Any]) -> str:
+    return ", ".join(map(repr, values))
+
+
+def _wrap(text: str, inside: bool) -> str:
+    return f"({text})" if inside else text
