@@ -61,7 +61,7 @@ def read_samples(path: Path, dims: int) -> NDArray[np.float32]:
     if not np.isfinite(samples).all():
         row = int(np.argmin(np.isfinite(samples).all(axis=1)))
         raise DataError(f"row {row} has a NaN or infinite component", where=str(path))
-    return np.asarray(samples, dtype=np.float32)
+    return np.array(samples, dtype=np.float32)
 
 
 def _read_file(

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from builder.config import Config
+from builder.config import Config, Embeddings
 from builder.data.embeddings import read_embeddings, read_samples
 from builder.data.vectors import VectorSource
 from builder.errors import ConfigError
 from builder.export.artifact import CALIBRATION_QUERIES, Source
 from builder.export.torchscript import load_tower
 from client.schema import Feature
+
+
+def read_source(path: Path) -> Source:
+    """Read what `builder export` was given: a run folder, a retrieval.yaml with embeddings, or a .npy array."""
+    if path.suffix == ".npy":
+        return from_embeddings(Config(name=_model_name(path.stem), embeddings=Embeddings(path=path)))
+    return from_embeddings(Config.load(path))
 
 
 def from_embeddings(config: Config) -> Source:
@@ -48,6 +56,10 @@ def from_embeddings(config: Config) -> Source:
         queries_from=queries_from,
         settings=config.index,
     )
+
+
+def _model_name(stem: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]", "-", stem)
 
 
 def _sample_items(vectors: VectorSource, seed: int) -> Tensor:

@@ -18,7 +18,7 @@ from torch.nn.functional import normalize
 from builder.data.vectors import VectorSource
 
 ROWS_PER_CHUNK = 65_536  # a chunk times 128 dims is 32 MiB of float32
-SCORES_PER_CHUNK = 2**25  # scores of one matmul: 128 MiB of float32
+SCORES_PER_CHUNK = 2**23  # scores of one matmul: 32 MiB of float32
 SAMPLE_PER_CLUSTER = 128  # more changed recall by less than its noise at 1M x 128 (docs/decisions.md)
 
 

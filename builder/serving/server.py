@@ -28,8 +28,9 @@ class StockServer:
     """A stock tritonserver serving a model repository; a context manager.
 
     Ports of 0 are chosen free. The server listens on loopback unless `address` says otherwise. Its log is kept in
-    `log`. Entering the context returns once the server is ready; it raises `BuilderError` when a port is taken,
-    the repository is empty, or the server exits early or is not ready in `ready_timeout` seconds, with the reason from the log.
+    `log`. Entering the context returns once the server is ready; it raises `BuilderError` when a port is taken, the
+    repository is empty, or the server exits early or is not ready in `ready_timeout` seconds, with the reason from the
+    log. `cancelled` is asked while it waits; when true, the server is stopped and KeyboardInterrupt raised.
     """
 
     def __init__(
@@ -42,12 +43,14 @@ class StockServer:
         http_port: int = 0,
         metrics_port: int = 0,
         ready_timeout: float = READY_TIMEOUT,
+        cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
         self.repository = repository
         self.address = address
         self.log = log
         self._ports = (grpc_port, http_port, metrics_port)
         self._ready_timeout = ready_timeout
+        self._cancelled = cancelled
         self._process: subprocess.Popen[bytes] | None = None
         self._scratch: Path | None = None
         self.grpc_port = self.http_port = self.metrics_port = 0
@@ -66,8 +69,8 @@ class StockServer:
     ) -> None:
         self.stop()
 
-    def start(self, on_wait: Callable[[float], None] = lambda seconds: None) -> None:
-        """Start the server and wait until it is ready; `on_wait` receives the seconds waited so far."""
+    def start(self) -> None:
+        """Start the server and wait until it is ready."""
         distribution = find_distribution()
         if not any(self.repository.glob("*/config.pbtxt")):
             raise BuilderError(
@@ -102,7 +105,7 @@ class StockServer:
                     command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=distribution.environment(),
                     start_new_session=True,
                 )  # fmt: skip
-            self._await_ready(on_wait)
+            self._await_ready()
         except BaseException:
             self.stop(keep_log=True)
             raise
@@ -110,11 +113,6 @@ class StockServer:
     def poll(self) -> int | None:
         """The exit code if the server has ended, else None."""
         return self._process.poll() if self._process else None
-
-    def wait(self) -> int:
-        """Block until the server ends by itself; returns its exit code."""
-        assert self._process is not None, "the server was not started"
-        return self._process.wait()
 
     def stop(self, *, keep_log: bool = False) -> None:
         """Stop the server in order (SIGTERM, then SIGKILL) and remove its scratch directory. Does nothing if it does not run."""
@@ -138,17 +136,18 @@ class StockServer:
         lines = errors[:LOG_TAIL] or text.splitlines()[-LOG_TAIL:]
         return "\n".join([*lines, f"(whole log: {self.log})"])
 
-    def _await_ready(self, on_wait: Callable[[float], None]) -> None:
+    def _await_ready(self) -> None:
         assert self._process is not None
         started = time.monotonic()
         url = f"http://{_connectable(self.address)}:{self.http_port}/v2/health/ready"
-        while (waited := time.monotonic() - started) < self._ready_timeout:
+        while time.monotonic() - started < self._ready_timeout:
             if self._process.poll() is not None:
                 raise BuilderError(f"tritonserver exited with code {self._process.returncode}:\n{self.failure()}")
             with contextlib.suppress(URLError, OSError), urlopen(url, timeout=1.0) as response:
                 if response.status == 200:
                     return
-            on_wait(waited)
+            if self._cancelled():
+                raise KeyboardInterrupt
             time.sleep(0.05)
         raise BuilderError(f"tritonserver was not ready after {self._ready_timeout:.0f} s:\n{self.failure()}")
 

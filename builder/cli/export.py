@@ -1,0 +1,49 @@
+"""`builder export`: a trained run or given vectors become the next version in a model repository."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from builder.cli.options import json_option, model_option, repository_option
+from builder.progress import stages
+
+
+@click.command(short_help="Build index and network and add a version to a model repository.")
+@click.argument("source", type=click.Path(path_type=Path))
+@repository_option
+@model_option
+@click.option("--threads", type=click.IntRange(min=0), default=0, help="Torch threads of the server (0: one a core).")
+@json_option
+def command(source: Path, repository: Path, model: str, threads: int, as_json: bool) -> None:
+    """Export SOURCE as the next version of a model.
+
+    \b
+    SOURCE is one of
+      a run folder written by `builder train`
+      a retrieval.yaml with `embeddings:` (vectors of your own, item attributes, a user tower or none)
+      a .npy array of item vectors [N, D]; row numbers are item ids, requests carry the query vector
+
+    \b
+    Writes REPOSITORY/MODEL/VERSION/{model.pt, model.py, libsilvertriton_ops.so, manifest.json} and
+    REPOSITORY/MODEL/config.pbtxt. A version appears whole or not at all.
+    """
+    from builder.export.artifact import export
+    from builder.export.manifest import read_manifest
+    from builder.export.sources import read_source
+
+    with stages() as step:
+        version = export(read_source(source), repository, model=model, threads=threads, step=step)
+    manifest = read_manifest(version)
+    recall, index = manifest.recall, manifest.index
+    if as_json:
+        click.echo(json.dumps({"version": str(version), "recall": recall.model_dump(), "index": index.model_dump()}))
+        return
+    click.echo(
+        f"{version}: {index.items:,} items, {index.clusters:,} clusters, {index.probes:,} probed by default: "
+        f"recall@{recall.at} {recall.measured:.4f} over {recall.queries} queries ({recall.source})"
+    )
+    if recall.measured < recall.target:
+        click.echo(f"warning: the target of {recall.target} was not reached; raise index.probes or index.candidates", err=True)

@@ -1,0 +1,78 @@
+"""`builder inspect`: what a version contains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from builder.cli.options import json_option, model_option, repository_option
+from builder.export.manifest import Manifest, verify
+from builder.export.repository import find_version, versions
+from builder.progress import step
+
+
+@click.command(short_help="Show what a version contains and check its files.")
+@repository_option
+@model_option
+@click.option("--version", type=click.IntRange(min=1), help="Version to show [the newest].")
+@json_option
+def command(repository: Path, model: str, version: int | None, as_json: bool) -> None:
+    """Show schema, sizes, measured recall and hashes of a version, after checking its files against the hashes."""
+    path = find_version(repository, model, version)
+    with step("Checking files"):
+        manifest = verify(path)
+    if as_json:
+        click.echo(manifest.to_json(), nl=False)
+        return
+    there = ", ".join(found.name for found in versions(repository, model))
+    _show(manifest, f"{path} (versions: {there})")
+
+
+def _show(manifest: Manifest, title: str) -> None:
+    console = Console()
+    schema, index, recall = manifest.read_schema(), manifest.index, manifest.recall
+    console.print(f"[bold]{title}[/bold]")
+    facts = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    facts.add_row("name", manifest.name)
+    facts.add_row("written", f"{manifest.created} by silvertriton {manifest.silvertriton}, torch {manifest.torch}")
+    facts.add_row("items", f"{index.items:,} of {index.dims} dims")
+    fewest, median, most = index.cluster_items
+    facts.add_row("clusters", f"{index.clusters:,} of {fewest:,} to {most:,} items, median {median:,}")
+    facts.add_row("default", f"{index.probes:,} probes, {index.candidates:,} candidates")
+    facts.add_row(
+        "recall",
+        f"{recall.measured:.4f} at {recall.at} over {recall.queries:,} queries ({recall.source}), target {recall.target}",
+    )
+    facts.add_row("limits", f"{schema.max_results:,} results, {schema.max_candidates:,} candidates")
+    facts.add_row("tasks", ", ".join(schema.tasks))
+    if schema.query_dims:
+        facts.add_row("user", f"query vector of {schema.query_dims} dims")
+    else:
+        names = [f"{feature.name} ({feature.kind})" for feature in schema.user_features]
+        if schema.history_length:
+            names.append(f"history of {schema.history_length}")
+        facts.add_row("user", ", ".join(names))
+    for name, value in manifest.training.items():
+        facts.add_row(name, f"{value:.4g}")
+    facts.add_row("fingerprint", str(manifest.fingerprint))
+    console.print(facts)
+    if schema.item_features:
+        features = Table("item feature", "kind", "values", "filter", box=None, padding=(0, 2, 0, 0))
+        for feature in schema.item_features:
+            known = manifest.vocabularies.get(feature.name)
+            values = feature.values or ""
+            if known is not None:
+                values = f"{len(known):,}: {', '.join(known[:4])}{', ...' if len(known) > 4 else ''}"
+            features.add_row(feature.name, feature.kind, values, "yes" if feature.filter else "")
+        console.print(features)
+    sizes = Table("in memory", "bytes", "an item", box=None, padding=(0, 2, 0, 0))
+    for group, size in index.bytes.items():
+        sizes.add_row(group, f"{size:,}", f"{size / index.items:.1f}")
+    console.print(sizes)
+    files = Table("file", "bytes", "SHA-256", box=None, padding=(0, 2, 0, 0))
+    for name, entry in manifest.files.items():
+        files.add_row(name, f"{entry.bytes:,}", entry.sha256)
+    console.print(files)

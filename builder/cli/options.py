@@ -1,0 +1,20 @@
+"""Options that several subcommands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+DEFAULT_REPOSITORY = Path("model_repository")
+DEFAULT_MODEL = "retrieval"
+
+repository_option = click.option(
+    "--repository",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=DEFAULT_REPOSITORY,
+    show_default=True,
+    help="Triton model repository.",
+)
+model_option = click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Name of the model on the server.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts instead of a table.")

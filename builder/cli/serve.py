@@ -1,0 +1,79 @@
+"""`builder serve`: the stock server, embedded, until it is interrupted."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from builder.cli.options import repository_option
+from builder.errors import BuilderError
+from builder.progress import step
+
+
+@click.command(short_help="Serve a model repository with the stock Triton Inference Server.")
+@repository_option
+@click.option("--address", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for every one.")
+@click.option("--grpc-port", type=click.IntRange(0, 65535), default=8001, show_default=True, help="0: any free port.")
+@click.option("--http-port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any free port.")
+@click.option("--metrics-port", type=click.IntRange(0, 65535), default=8002, show_default=True, help="0: any free port.")
+@click.option("--log", type=click.Path(path_type=Path), help="File for the server's log [REPOSITORY/.server.log].")
+@click.option("--no-verify", is_flag=True, help="Skip checking every file against its manifest.")
+def command(
+    repository: Path,
+    address: str,
+    grpc_port: int,
+    http_port: int,
+    metrics_port: int,
+    log: Path | None,
+    no_verify: bool,
+) -> None:
+    """Serve every model of a repository until Ctrl-C or SIGTERM.
+
+    The server is the stock tritonserver of the PyPI wheel `nvidia-pytriton`; nothing of ours runs in it but the model.
+    """
+    from builder.serving.server import StockServer
+
+    if not no_verify:
+        _verify(repository)
+    stopping = threading.Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopping.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    server = StockServer(
+        repository,
+        log=log or repository / ".server.log",
+        address=address,
+        grpc_port=grpc_port,
+        http_port=http_port,
+        metrics_port=metrics_port,
+        cancelled=stopping.is_set,
+    )
+    with step("Loading models"):
+        server.start()
+    try:
+        click.echo(f"serving {repository} on {server.url} (gRPC), log in {server.log}; Ctrl-C stops it")
+        while not stopping.wait(0.2):
+            if (code := server.poll()) is not None:
+                raise BuilderError(f"tritonserver ended by itself with code {code}:\n{server.failure()}")
+    finally:
+        server.stop()
+    click.echo("stopped")
+
+
+def _verify(repository: Path) -> None:
+    from builder.export.manifest import read_manifest, verify
+    from builder.export.repository import versions
+
+    models = [path.parent.name for path in sorted(repository.glob("*/config.pbtxt"))]
+    newest = [versions(repository, model)[-1] for model in models if versions(repository, model)]
+    size = sum(entry.bytes for version in newest for entry in read_manifest(version).files.values())
+    with step("Checking files", size, count=False) as current:
+        for version in newest:
+            verify(version, current.advance)
