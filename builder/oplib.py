@@ -20,6 +20,8 @@ import torch
 
 LIBRARY_NAME = "libsilvertriton_ops.so"
 LIBRARY_VARIABLE = "SILVERTRITON_OPS_LIBRARY"
+# In a checkout a link to kernels/, in an installed wheel a folder.
+KERNELS = (Path(__file__).parent / "kernel_sources").resolve()
 COMPILE_JOBS = 2  # a translation unit with torch's headers takes some 300 MB
 
 # The library uses the interface of torch 2.10 and with that loads in every later release.
@@ -108,22 +110,16 @@ def torch_library_folder() -> Path:
     return Path(torch.__file__).parent / "lib"
 
 
-def _kernel_folder() -> Path:
-    # Beside builder/ in a checkout, inside it in an installed wheel.
-    for folder in (Path(__file__).parent.parent / "kernels", Path(__file__).parent / "kernel_sources"):
-        if (folder / "torch" / "schemas.cpp").is_file():
-            return folder
-    raise OplibError("the operators' sources are not beside the builder package; install silvertriton again")
-
-
 def _kernel_files() -> list[Path]:
-    return sorted(path for path in _kernel_folder().rglob("*") if path.suffix in (".cpp", ".h"))
+    files = sorted(path for path in KERNELS.rglob("*") if path.suffix in (".cpp", ".h"))
+    if not files:
+        raise OplibError(f"the operators' sources are not in {KERNELS}; install silvertriton again")
+    return files
 
 
 def _include_flags() -> list[str]:
-    kernels = _kernel_folder()
     torch_headers = Path(torch.__file__).parent / "include"
-    return [f"-I{kernels / 'include'}", f"-I{kernels / 'cpu'}", "-isystem", str(torch_headers)]
+    return [f"-I{KERNELS / 'include'}", f"-I{KERNELS / 'cpu'}", "-isystem", str(torch_headers)]
 
 
 def _link_flags() -> list[str]:
@@ -137,7 +133,7 @@ def _fingerprint(command: Sequence[str]) -> str:
     version = _run([*command, "--version"])
     parts = [platform.machine(), torch.__version__, *command, version, *COMPILE_FLAGS, *_link_flags()]
     for path in _kernel_files():
-        parts += [str(path.relative_to(_kernel_folder())), path.read_text(encoding="utf-8")]
+        parts += [str(path.relative_to(KERNELS)), path.read_text(encoding="utf-8")]
     for part in parts:
         digest.update(part.encode() + b"\0")
     return digest.hexdigest()[:16]

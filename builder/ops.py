@@ -1,8 +1,8 @@
 """The operators `torch.ops.silvertriton.*`: typed wrappers, and the fake kernels that export and `opcheck` need.
 
-docs/operators.md is their contract. Letters: B requests, F words of a program, E excluded rows, D dims, D4 = ceil(D / 4),
-NB blocks, R = 32 NB rows, C clusters, M candidates, K results. Every tensor is contiguous and on the CPU. Every wrapper
-raises RuntimeError with operator, argument, got, expected and fix when arguments do not agree.
+docs/operators.md is their contract. Letters: B requests, F words of a program, E excluded rows, D dims,
+D4 = ceil(D / 4), NB blocks, R = 32 NB rows, C clusters, M candidates, K results. Every tensor is contiguous and on the
+CPU. Every wrapper raises RuntimeError with operator, argument, got, expected and fix when arguments do not agree.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def load() -> None:
     if _FAKES_REGISTERED:
         return
     if not hasattr(torch.ops.silvertriton, "filter_rows"):
-        torch.ops.load_library(str(library_path()))
+        torch.ops.load_library(str(library_path()))  # type: ignore[no-untyped-call]
     torch.library.register_fake("silvertriton::filter_rows", _fake_filter_rows)
     torch.library.register_fake("silvertriton::probe", _fake_probe)
     torch.library.register_fake("silvertriton::scan", _fake_scan)
@@ -143,7 +143,8 @@ def scan(
         max_candidates: width of the result.
 
     Returns:
-        rows [B, max_candidates] int32, score descending, then smaller id, -1 past the end; scanned [B] int32 rows scored.
+        rows [B, max_candidates] int32 by score descending, then smaller id, -1 past the end; scanned [B] int32 rows
+        scored.
     """
     rows, scanned = torch.ops.silvertriton.scan(
         query, codes, scales, vectors, ids, cluster_blocks, words, clusters, probed, candidates, max_candidates
