@@ -37,7 +37,19 @@ def test_no_sanitizer_complains(tmp_path: Path) -> None:
         "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
     }
     files = [str(TESTS / name) for name in ("test_filter_rows.py", "test_search.py", "test_contract.py")]
-    pytest_command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", "not opcheck", *files]
+    pytest_command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-s",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        "not opcheck",
+        *files,
+    ]
     probe = subprocess.run(
         [sys.executable, "-c", "import torch"], env=environment, capture_output=True, text=True, check=False
     )
