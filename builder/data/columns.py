@@ -1,4 +1,4 @@
-"""Feature columns in the item order of a catalogue: what readers produce and index, towers and forward columns consume."""
+"""Feature columns in the item order of a catalogue: readers write them; index, towers and forward columns read them."""
 
 from __future__ import annotations
 

@@ -1,0 +1,120 @@
+"""The positive interactions of a file, as positions of users and items, in each user's order of time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from builder.config import Interactions
+from builder.data import values
+from builder.data.catalogue import Catalogue
+from builder.data.lists import offsets_of
+from builder.data.tables import read_table
+from builder.errors import DataError
+from client.schema import Values
+
+
+@dataclass(frozen=True)
+class RawEvents:
+    """Positive interactions in the order of the file, for items of the catalogue.
+
+    `users` [P] int64 keys, written in the file as `user_values`; `items` [P] int32 positions in the catalogue; `times`
+    [P] numbers that order them, or None. `notes`: what was left out, in words.
+    """
+
+    users: NDArray[np.int64]
+    user_values: Values
+    items: NDArray[np.int32]
+    times: NDArray[Any] | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Events:
+    """Interactions sorted by user and time, each pair of user and item once.
+
+    `offsets` [U + 1] int64: user u owns entries offsets[u] .. offsets[u + 1] of `items` [P] int32 (positions in the
+    catalogue) and of `times` [P], which is None where there is no order.
+    """
+
+    offsets: NDArray[np.int64]
+    items: NDArray[np.int32]
+    times: NDArray[Any] | None
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def users(self) -> NDArray[np.int32]:
+        """The user of each interaction, [P]."""
+        return np.repeat(np.arange(len(self.offsets) - 1, dtype=np.int32), np.diff(self.offsets))
+
+    def keep(self, kept: NDArray[np.bool_]) -> Events:
+        """The interactions where `kept` [P] is true."""
+        times = None if self.times is None else self.times[kept]
+        return Events(offsets_of(self.users[kept], len(self.offsets) - 1), self.items[kept], times)
+
+    def before(self) -> NDArray[np.int64]:
+        """[P]: the end of what came before each interaction, so that p's past is offsets[user] .. before[p].
+
+        Interactions of the same time are not each other's past. Needs times.
+        """
+        if self.times is None:
+            raise ValueError("interactions without a time have no past")
+        first = np.ones(len(self), dtype=bool)
+        first[1:] = (np.diff(self.users) != 0) | (np.diff(self.times) != 0)
+        return np.maximum.accumulate(np.where(first, np.arange(len(self)), 0))
+
+
+def read_interactions(config: Interactions, path: Path, catalogue: Catalogue) -> RawEvents:
+    """Read `path`, whose columns `config` names. Raises DataError: unreadable, missing ids, nothing positive left."""
+    columns = [config.user, config.item, *([config.time] if config.time else [])]
+    table = read_table(path, [*columns, *([config.label.column] if config.label else [])])
+    notes = []
+    if config.label is not None:
+        labels = values.numbers(values.column(table, config.label.column), f"{path}, column {config.label.column!r}")
+        positive = labels >= config.label.at_least
+        notes.append(
+            f"{len(table) - int(positive.sum()):,} of {len(table):,} interactions of {path.name} are not positive: "
+            f"{config.label.column} below {config.label.at_least:g} or missing"
+        )
+        table = table.filter(pa.array(positive))
+    found = catalogue.find(values.item_ids(values.column(table, config.item), f"{path}, column {config.item!r}"))
+    known = found >= 0
+    if not known.all():
+        missing = table.column(config.item).filter(pa.array(~known))
+        notes.append(
+            f"{len(missing):,} interactions of {path.name} dropped: {pc.count_distinct(missing).as_py():,} items are "
+            f"not in the catalogue, for example {missing[0].as_py()}"
+        )
+        table, found = table.filter(pa.array(known)), found[known]
+    if not len(table):
+        raise DataError(
+            "no positive interaction with an item of the catalogue", where=str(path), remedy="\n  ".join(notes)
+        )
+    users = values.id_keys(values.column(table, config.user), f"{path}, column {config.user!r}")
+    times = None
+    if config.time is not None:
+        times = values.order_times(values.column(table, config.time), f"{path}, column {config.time!r}")
+    return RawEvents(users.keys, users.values, found.astype(np.int32), times, tuple(notes))
+
+
+def sort_events(raw: RawEvents, user_keys: NDArray[np.int64], items: int) -> tuple[Events, int]:
+    """Sort by user (position in `user_keys`, ascending and holding all users) and time; ties keep the file's order.
+
+    Of repeats of one user and item the first stays, because a served user is never shown an item again. Returns
+    the events and the number of repeats dropped. `items`: size of the catalogue.
+    """
+    users = np.searchsorted(user_keys, raw.users)
+    order = np.argsort(users, kind="stable") if raw.times is None else np.lexsort((raw.times, users))
+    pairs = users[order] * np.int64(items) + raw.items[order]
+    order = order[np.sort(np.unique(pairs, return_index=True)[1])]
+    times = None if raw.times is None else raw.times[order]
+    events = Events(offsets_of(users[order], len(user_keys)), raw.items[order], times)
+    return events, len(raw.items) - len(order)
