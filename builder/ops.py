@@ -27,7 +27,7 @@ def load() -> None:
     if _FAKES_REGISTERED:
         return
     if not hasattr(torch.ops.silvertriton, "filter_rows"):
-        torch.ops.load_library(str(library_path()))  # type: ignore[no-untyped-call]
+        torch.ops.load_library(str(library_path()))
     torch.library.register_fake("silvertriton::filter_rows", _fake_filter_rows)
     torch.library.register_fake("silvertriton::probe", _fake_probe)
     torch.library.register_fake("silvertriton::scan", _fake_scan)

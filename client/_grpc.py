@@ -21,6 +21,13 @@ from client.errors import (
 )
 from client.transport import ModelConfig
 
+_MODEL_UNAVAILABLE = (
+    "unknown model",  # has no available versions
+    "not at ready state",
+    "is not ready",
+    "maximum queue size",
+    "stopped accepting",  # the server or the model is being unloaded
+)
 _DATATYPES = {np.dtype(np.int64): "INT64", np.dtype(np.int32): "INT32", np.dtype(np.float32): "FP32"}
 
 
@@ -42,7 +49,10 @@ class GrpcTransport:
             result = self._client.infer(model, tensors, client_timeout=timeout)
         except InferenceServerException as error:
             raise self._translated(error, model, timeout) from error
-        return {output.name: result.as_numpy(output.name) for output in result.get_response().outputs}
+        try:
+            return {output.name: result.as_numpy(output.name) for output in result.get_response().outputs}
+        except ValueError as malformed:
+            raise ServerError(f"{model!r} at {self._address} sent a malformed answer: {malformed}") from malformed
 
     def model_config(self, model: str, timeout: float) -> ModelConfig:
         """See `Transport.model_config`."""
@@ -63,7 +73,8 @@ class GrpcTransport:
         server = f"{model!r} at {self._address}"
         if status == "DEADLINE_EXCEEDED":
             return DeadlineExceeded(
-                f"no answer from {server} within {timeout:.3g} s; allow more with timeout=, or check the server's load"
+                f"no answer from {server} within {timeout:.3g} s; allow more with timeout=, or check the address and the "
+                "server's load"
             )
         if status == "NOT_FOUND":
             return ModelUnavailable(f"no model {server}: {message}; check its name and that the server has loaded it")
@@ -85,5 +96,4 @@ class GrpcTransport:
 
 def _from_the_model(message: str) -> bool:
     """Whether UNAVAILABLE is Triton's word about a model or its queue, not gRPC's about the connection."""
-    text = message.lower()
-    return any(word in text for word in ("model", "queue", "scheduler"))
+    return any(words in message for words in _MODEL_UNAVAILABLE)

@@ -48,6 +48,8 @@ class Feature:
     filter: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise SchemaError(f"a feature is named {self.name!r}; expected a string")
         if self.kind not in get_args(Kind):
             raise SchemaError(f"feature {self.name!r}: unknown kind {self.kind!r}; expected one of {get_args(Kind)}")
         wants_values = self.kind in ("category", "tags")
@@ -70,6 +72,29 @@ class Schema:
     clusters: int
     version: int = SCHEMA_VERSION
 
+    def __post_init__(self) -> None:
+        least = {"history_length": 0, "query_dims": 0, "max_results": 1, "max_candidates": 1, "clusters": 1}
+        for name, low in least.items():
+            value = getattr(self, name)
+            if type(value) is not int or not low <= value < 2**31:
+                raise SchemaError(f"{name} is {value!r}; expected an integer of at least {low}")
+        if not self.tasks or not all(isinstance(task, str) for task in self.tasks):
+            raise SchemaError(f"tasks are {self.tasks!r}; expected one name or more")
+        user = [feature.name for feature in self.user_features]
+        item = [feature.name for feature in self.item_features]
+        for what, names in (("user feature", user), ("item feature", item), ("task", list(self.tasks))):
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise SchemaError(f"{what} {twice[0]!r} occurs twice")
+        if reserved := RESERVED_NAMES.intersection(user):
+            raise SchemaError(f"user feature {min(reserved)!r} has the name of another input")
+        if self.query_dims and (user or self.history_length):
+            raise SchemaError("an artifact that takes a query vector takes no user features and no history")
+        for feature in self.user_features:
+            if feature.kind not in ("category", "number"):
+                raise SchemaError(
+                    f"user feature {feature.name!r} is of kind {feature.kind}; expected category or number"
+                )
+
     @property
     def filter_features(self) -> tuple[Feature, ...]:
         return tuple(feature for feature in self.item_features if feature.filter)
@@ -89,7 +114,7 @@ class Schema:
         """Read a schema written by `to_json`; raises `SchemaError` saying what is wrong with it."""
         try:
             raw: dict[str, Any] = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise SchemaError(f"the schema is not JSON: {error}") from error
         if not isinstance(raw, dict) or "version" not in raw:
             raise SchemaError("the schema is not a JSON object with a version")

@@ -46,4 +46,4 @@ def command(source: Path, repository: Path, model: str, threads: int, as_json: b
         f"recall@{recall.at} {recall.measured:.4f} over {recall.queries} queries ({recall.source})"
     )
     if recall.measured < recall.target:
-        click.echo(f"warning: the target of {recall.target} was not reached; raise index.probes or index.candidates", err=True)
+        click.echo(f"warning: below the target of {recall.target}; raise index.probes or index.candidates", err=True)

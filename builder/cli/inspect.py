@@ -44,7 +44,7 @@ def _show(manifest: Manifest, title: str) -> None:
     facts.add_row("default", f"{index.probes:,} probes, {index.candidates:,} candidates")
     facts.add_row(
         "recall",
-        f"{recall.measured:.4f} at {recall.at} over {recall.queries:,} queries ({recall.source}), target {recall.target}",
+        f"{recall.measured:.4f} at {recall.at}, target {recall.target}: {recall.queries:,} queries, {recall.source}",
     )
     facts.add_row("limits", f"{schema.max_results:,} results, {schema.max_candidates:,} candidates")
     facts.add_row("tasks", ", ".join(schema.tasks))
@@ -63,7 +63,7 @@ def _show(manifest: Manifest, title: str) -> None:
         features = Table("item feature", "kind", "values", "filter", box=None, padding=(0, 2, 0, 0))
         for feature in schema.item_features:
             known = manifest.vocabularies.get(feature.name)
-            values = feature.values or ""
+            values: str = feature.values or ""
             if known is not None:
                 values = f"{len(known):,}: {', '.join(known[:4])}{', ...' if len(known) > 4 else ''}"
             features.add_row(feature.name, feature.kind, values, "yes" if feature.filter else "")

@@ -16,5 +16,5 @@ repository_option = click.option(
     show_default=True,
     help="Triton model repository.",
 )
-model_option = click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Name of the model on the server.")
+model_option = click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Name of the served model.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts instead of a table.")

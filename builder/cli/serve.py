@@ -16,10 +16,10 @@ from builder.progress import step
 
 @click.command(short_help="Serve a model repository with the stock Triton Inference Server.")
 @repository_option
-@click.option("--address", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for every one.")
+@click.option("--address", default="127.0.0.1", show_default=True, help="0.0.0.0 listens on all.")
 @click.option("--grpc-port", type=click.IntRange(0, 65535), default=8001, show_default=True, help="0: any free port.")
 @click.option("--http-port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any free port.")
-@click.option("--metrics-port", type=click.IntRange(0, 65535), default=8002, show_default=True, help="0: any free port.")
+@click.option("--metrics-port", type=click.IntRange(0, 65535), default=8002, show_default=True, help="0: any free.")
 @click.option("--log", type=click.Path(path_type=Path), help="File for the server's log [REPOSITORY/.server.log].")
 @click.option("--no-verify", is_flag=True, help="Skip checking every file against its manifest.")
 def command(

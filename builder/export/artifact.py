@@ -168,24 +168,26 @@ def _manifest(
     calibration: Calibration,
     files: dict[str, FileEntry],
 ) -> Manifest:
-    return Manifest(
-        format=FORMAT,
-        name=source.name,
-        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        silvertriton=installed_version("silvertriton"),
-        torch=torch.__version__,
-        operators=OPERATORS,
-        artifact_schema=json.loads(schema.to_json()),
-        fingerprint=schema.fingerprint,
-        vocabularies=source.vocabularies,
-        index=statistics,
-        recall=Recall(
-            at=calibration.at,
-            target=source.settings.recall,
-            measured=calibration.recall,
-            queries=calibration.queries,
-            source=source.queries_from,
-        ),
-        training=source.training,
-        files=files,
+    return Manifest.model_validate(
+        {
+            "format": FORMAT,
+            "name": source.name,
+            "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "silvertriton": installed_version("silvertriton"),
+            "torch": torch.__version__,
+            "operators": OPERATORS,
+            "schema": json.loads(schema.to_json()),
+            "fingerprint": schema.fingerprint,
+            "vocabularies": source.vocabularies,
+            "index": statistics,
+            "recall": Recall(
+                at=calibration.at,
+                target=source.settings.recall,
+                measured=calibration.recall,
+                queries=calibration.queries,
+                source=source.queries_from,
+            ),
+            "training": source.training,
+            "files": files,
+        }
     )

@@ -61,7 +61,7 @@ def calibrate(
 def exact_top(
     queries: Tensor, vectors: VectorSource, k: int, on_step: Callable[[float], None] = lambda done: None
 ) -> tuple[Tensor, Tensor]:
-    """Exact inner-product search in float32, reading `vectors [N, D]` in chunks: scores and positions, `[Q, k]` each."""
+    """Exact inner-product search in float32, a chunk of `vectors [N, D]` at a time: scores, positions `[Q, k]`."""
     best_scores = torch.full((len(queries), k), float("-inf"))
     best_items = torch.full((len(queries), k), -1, dtype=torch.int64)
     for start in range(0, len(vectors), ROWS_PER_CHUNK):

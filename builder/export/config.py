@@ -52,7 +52,8 @@ def model_config(schema: Schema, *, model: str, backend: str, threads: int) -> s
         config.parameters["ENABLE_WEIGHT_SHARING"].string_value = "true"
         if threads == 0:
             del config.parameters["INTRA_OP_THREAD_COUNT"]
-    return text_format.MessageToString(config, as_utf8=True)
+    text: str = text_format.MessageToString(config, as_utf8=True)
+    return text
 
 
 def _input_type(schema: Schema, name: str) -> tuple[str, int]:

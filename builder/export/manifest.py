@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from builder.errors import BuilderError
-from client.schema import Schema, SchemaError
+from client.errors import SchemaError
+from client.schema import Schema
 
 FORMAT = 1
 OPERATORS = 1  # raised whenever the schema of an operator changes
@@ -20,7 +21,7 @@ _HASH_CHUNK = 1 << 20
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class FileEntry(_Section):
@@ -86,7 +87,7 @@ def hash_file(path: Path, on_bytes: Callable[[int], None] = lambda read: None) -
 
 
 def read_manifest(version: Path) -> Manifest:
-    """Read the manifest of a version directory. Raises `BuilderError` if it is absent, malformed or of another format."""
+    """Read the manifest of a version directory. Raises `BuilderError`: absent, malformed or of another format."""
     path = version / MANIFEST
     try:
         raw = json.loads(path.read_text())
@@ -124,7 +125,8 @@ def verify(version: Path, on_bytes: Callable[[int], None] = lambda read: None) -
         size = path.stat().st_size
         if size != entry.bytes:
             raise BuilderError(
-                f"{path} has {size:,} bytes, its manifest says {entry.bytes:,}: it is truncated or changed; export it again"
+                f"{path} has {size:,} bytes, its manifest says {entry.bytes:,}: it is truncated or changed; "
+                "export it again"
             )
         if hash_file(path, on_bytes).sha256 != entry.sha256:
             raise BuilderError(

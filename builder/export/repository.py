@@ -22,7 +22,6 @@ from builder.errors import BuilderError
 from builder.export.config import model_config
 from builder.export.manifest import MANIFEST, FileEntry, Manifest, hash_file
 from builder.oplib import library_path
-
 from client.schema import Schema
 
 # Copied, never imported here: it needs the server's own Python module.
@@ -132,8 +131,8 @@ def _require_space(directory: Path, needed: int) -> None:
     free = shutil.disk_usage(directory).free
     if free < needed + _FREE_SPACE_RESERVE:
         raise BuilderError(
-            f"{directory} has {free / 1e6:,.0f} MB free, the artifact needs {(needed + _FREE_SPACE_RESERVE) / 1e6:,.0f} MB; "
-            "free some space or choose another --repository"
+            f"{directory} has {free / 1e6:,.0f} MB free, the artifact needs "
+            f"{(needed + _FREE_SPACE_RESERVE) / 1e6:,.0f} MB; free some space or choose another --repository"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,14 +32,17 @@ def load_tower(path: Path, features: Sequence[Feature], history_length: int) -> 
     """
     where = f"embeddings.query, {path}"
     try:
-        tower = torch.jit.load(str(path), map_location="cpu").eval()
+        tower: torch.jit.ScriptModule = torch.jit.load(str(path), map_location="cpu").eval()
     except (RuntimeError, ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
-            f"is not a TorchScript module ({reason})", where=where, remedy="Write it with torch.jit.script(tower).save(path)."
+            f"is not a TorchScript module ({reason})",
+            where=where,
+            remedy="Write it with torch.jit.script(tower).save(path).",
         ) from error
     expected = [*(feature.name for feature in features), *(["history"] if history_length else [])]
-    arguments = [argument.name for argument in tower.forward.schema.arguments[1:]]
+    forward: Any = tower.forward
+    arguments = [argument.name for argument in forward.schema.arguments[1:]]
     if sorted(arguments) != sorted(expected):
         raise ConfigError(
             f"forward takes ({', '.join(arguments)}), the configuration declares ({', '.join(expected)})",

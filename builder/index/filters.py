@@ -76,17 +76,17 @@ class _TermWriter:
         """Add the terms of one feature: "no value", then every key ascending. `keys` and `rows` are parallel pairs."""
         order = np.lexsort((rows, keys))
         distinct, starts = np.unique(keys[order], return_index=True)
-        rows = np.concatenate([np.sort(unknown), rows[order]]).astype(np.int32)
-        bounds = np.concatenate([[0], starts + len(unknown), [len(rows)]])
+        by_term: NDArray[np.int32] = np.concatenate([np.sort(unknown), rows[order]]).astype(np.int32)
+        bounds = np.concatenate([[0], starts + len(unknown), [len(by_term)]])
         sizes = np.diff(bounds)
         frequent = sizes > self._blocks  # a bitmap takes one word a block, a posting list one word a row
         bitmap_of_term = np.full(len(sizes), -1, dtype=np.int32)
-        bitmap_of_term[frequent] = len(self._bitmaps) + np.arange(int(frequent.sum()))
-        for term in np.flatnonzero(frequent):
+        bitmap_of_term[frequent] = len(self._bitmaps) + np.arange(int(frequent.sum()), dtype=np.int32)
+        for term in np.flatnonzero(frequent).tolist():
             bits = np.zeros(self._blocks * BLOCK, dtype=np.bool_)
-            bits[rows[bounds[term] : bounds[term + 1]]] = True
+            bits[by_term[bounds[term] : bounds[term + 1]]] = True
             self._bitmaps.append(pack_mask(bits))
-        self._postings.append(rows[np.repeat(~frequent, sizes)])
+        self._postings.append(by_term[np.repeat(~frequent, sizes)])
         self._posting_sizes.append(np.where(frequent, 0, sizes))
         self._bitmap_of_term.append(bitmap_of_term)
         self._keys.append(np.concatenate([np.zeros(1, dtype=np.int64), distinct]))
@@ -116,10 +116,13 @@ def _key_row_pairs(column: Column, row_of_item: NDArray[np.int64]) -> tuple[NDAr
 
 def _unknown_rows(column: Column, row_of_item: NDArray[np.int64]) -> NDArray[np.int64]:
     if isinstance(column, CategoryColumn):
-        return row_of_item[column.keys == UNKNOWN_KEY]
-    if isinstance(column, TagsColumn):
-        return row_of_item[np.diff(column.offsets) == 0]
-    return row_of_item[np.isnan(column.values)]
+        unknown = column.keys == UNKNOWN_KEY
+    elif isinstance(column, TagsColumn):
+        unknown = np.diff(column.offsets) == 0
+    else:
+        unknown = np.isnan(column.values)
+    rows: NDArray[np.int64] = row_of_item[unknown]
+    return rows
 
 
 def _by_row(values: NDArray[np.float64], layout: Layout) -> NDArray[np.float64]:
@@ -151,4 +154,5 @@ def _number_tensors(numbers: Sequence[NDArray[np.float64]], blocks: int) -> dict
 
 
 def _concatenate(parts: Sequence[NDArray[np.generic]], dtype: type[np.generic]) -> NDArray[np.generic]:
-    return np.concatenate([np.empty(0, dtype=dtype), *parts]).astype(dtype)
+    whole: NDArray[np.generic] = np.concatenate([np.empty(0, dtype=dtype), *parts]).astype(dtype)
+    return whole

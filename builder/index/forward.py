@@ -17,7 +17,7 @@ from client.hashing import UNKNOWN_KEY
 def forward_columns(columns: Sequence[Column], layout: Layout) -> dict[str, Tensor]:
     """Return the tensors of every column by row, named after the feature.
 
-    category: `NAME.keys [V] int64` ascending, `NAME.codes [R] int32`, the position of the row's key plus one, 0 for none.
+    category: `NAME.keys [V] int64` ascending, `NAME.codes [R] int32`: position of the row's key plus one, 0 for none.
     tags: `NAME.keys`, `NAME.offsets [R + 1] int32`, `NAME.codes [offsets[R]] int32`.
     number, date: `NAME.values [R] float64`, NaN for none. Padding rows have no values.
     """

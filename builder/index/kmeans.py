@@ -1,7 +1,7 @@
 """Spherical k-means on mini-batches: the directions that clusters gather around.
 
-Mini-batch k-means after Sculley (WWW 2010), spherical after Dhillon and Modha (2001): rows are compared by cosine, since
-inner-product search ranks the rows of a query by direction and length, and length is handled by `probe_centroids`.
+Mini-batch k-means after Sculley (WWW 2010), spherical after Dhillon and Modha (2001): rows are compared by cosine,
+since inner-product search ranks by direction and length, and `probe_centroids` takes care of length.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SAMPLE_PER_CLUSTER = 128  # more changed recall by less than its noise at 1M x 1
 
 
 def automatic_clusters(rows: int) -> int:
-    """Clusters for a catalogue: 2 sqrt(N) balances coarse and fine search, and a cluster fills two blocks on average."""
+    """Clusters for a catalogue: 2 sqrt(N) balances coarse and fine search; a cluster fills two blocks on average."""
     return max(1, min(round(2 * math.sqrt(rows)), rows // 64))
 
 

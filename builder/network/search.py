@@ -36,7 +36,7 @@ class Filters(nn.Module):
         self, program: Tensor, exclude: Tensor, valid: Tensor, cluster_blocks: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """`program [B, F] int64`, `exclude [B, E] int32` rows -> words `[B, NB]`, passing `[B, C]`, status `[B]`."""
-        return torch.ops.silvertriton.filter_rows(
+        words, passing, status = torch.ops.silvertriton.filter_rows(
             program,
             exclude,
             self.feature_terms,
@@ -54,6 +54,7 @@ class Filters(nn.Module):
             cluster_blocks,
             self.fingerprint,
         )
+        return words, passing, status
 
 
 class Search(nn.Module):
@@ -125,7 +126,7 @@ class Search(nn.Module):
         return rows, scores, stats, status
 
     def limits(self, search: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """`search [B, 2] int32` -> probes, candidates and status, each `[B] int32`; bad values fall back to the artifact's."""
+        """`search [B, 2] int32` -> probes, candidates, status, `[B] int32` each; bad: the artifact's."""
         probes, candidates = search[:, 0], search[:, 1]
         bad = (probes < 0) | (probes > self.clusters) | (candidates < 0) | (candidates > self.max_candidates)
         probes = torch.where(bad | (probes == 0), self.probes, probes).to(torch.int32)

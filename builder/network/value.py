@@ -17,7 +17,7 @@ class ValueModel(nn.Module):
         self.register_buffer("weights", torch.ones(tasks))
 
     def forward(self, task_scores: Tensor, task_weights: Tensor) -> tuple[Tensor, Tensor]:
-        """`task_scores [B, M, T]`, `task_weights [B, T]` (NaN: the artifact's) -> value `[B, M]`, status `[B] int32`."""
+        """`task_scores [B, M, T]`, `task_weights [B, T]`, NaN: the artifact's -> value `[B, M]`, status `[B] int32`."""
         bad = torch.isinf(task_weights)
         weights = torch.where(bad | torch.isnan(task_weights), self.weights, task_weights)
         value = (task_scores * weights.unsqueeze(1)).sum(2)

@@ -1,7 +1,7 @@
 """Finds the stock tritonserver binary and lays out the backend directory it needs.
 
-The PyPI wheel `nvidia-pytriton` carries tritonserver, its Python backend and one backend stub for each Python version. The
-backend looks for its stub beside itself, so a directory of links puts the stub of this interpreter there.
+The PyPI wheel `nvidia-pytriton` carries tritonserver, its Python backend and one backend stub for each Python version.
+The backend looks for its stub beside itself, so a directory of links puts the stub of this interpreter there.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Distribution:
     libraries: tuple[Path, ...]
 
     def write_backend_directory(self, directory: Path) -> Path:
-        """Create `directory` for `--backend-directory`: the Python backend with the stub of this interpreter beside it."""
+        """Create `directory` for `--backend-directory`: the Python backend, this interpreter's stub beside it."""
         backend = directory / "python"
         backend.mkdir(parents=True)
         for source in (*self.python_backend.iterdir(), self.stub):

@@ -74,8 +74,8 @@ class StockServer:
         distribution = find_distribution()
         if not any(self.repository.glob("*/config.pbtxt")):
             raise BuilderError(
-                f"{self.repository} holds no model (no */config.pbtxt); write one with: builder export ... --repository "
-                f"{self.repository}"
+                f"{self.repository} holds no model (no */config.pbtxt); "
+                f"write one with: builder export ... --repository {self.repository}"
             )
         self.grpc_port, self.http_port, self.metrics_port = _choose_ports(self.address, self._ports)
         self._scratch = Path(tempfile.mkdtemp(prefix="silvertriton-server-"))
@@ -115,7 +115,7 @@ class StockServer:
         return self._process.poll() if self._process else None
 
     def stop(self, *, keep_log: bool = False) -> None:
-        """Stop the server in order (SIGTERM, then SIGKILL) and remove its scratch directory. Does nothing if it does not run."""
+        """Stop the server in order (SIGTERM, then SIGKILL) and remove its scratch directory, if it runs."""
         process, self._process = self._process, None
         if process is not None and process.poll() is None:
             process.send_signal(signal.SIGTERM)

@@ -40,7 +40,8 @@ class TritonPythonModel:
         responses, start = [], 0
         for request in requests:
             end = start + pb_utils.get_input_tensor_by_name(request, self.inputs[0]).shape()[0]
-            tensors = [pb_utils.Tensor(name, array[start:end]) for name, array in zip(self.outputs, arrays)]
+            rows = [array[start:end] for array in arrays]
+            tensors = [pb_utils.Tensor(name, array) for name, array in zip(self.outputs, rows, strict=True)]
             responses.append(pb_utils.InferenceResponse(output_tensors=tensors))
             start = end
         return responses

@@ -89,6 +89,9 @@ class AnyOf(Condition):
     feature: str
     values: tuple[Any, ...]
 
+    def __post_init__(self) -> None:
+        _check_values(self, self.values)
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class AllOf(Condition):
@@ -96,6 +99,9 @@ class AllOf(Condition):
 
     feature: str
     values: tuple[Any, ...]
+
+    def __post_init__(self) -> None:
+        _check_values(self, self.values)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -134,6 +140,11 @@ def _join(connective: type[C], left: Condition, right: object) -> Condition:
 def _check_operands(connective: Condition, operands: object) -> None:
     if not isinstance(operands, tuple) or not all(isinstance(operand, Condition) for operand in operands):
         raise TypeError(f"{type(connective).__name__}: got {operands!r}, expected conditions in a tuple")
+
+
+def _check_values(condition: Condition, values: object) -> None:
+    if not isinstance(values, tuple):
+        raise TypeError(f"{type(condition).__name__}: got {values!r}, expected values in a tuple")
 
 
 def field_text(name: str) -> str:

@@ -30,9 +30,9 @@ _MIRRORED: dict[type[ast.cmpop], type[ast.cmpop]] = {
 def parse_filter(text: str) -> Condition:
     """Read a condition such as `F.genres.any_of("Drama") & (F.year >= 1990) & ~F.title_id.is_in([1, 2])`.
 
-    The grammar is what `F` takes in Python: `&`, `|`, `~`, parentheses, comparisons of a feature with a literal (chained
-    ones too: `1990 <= F.year < 2000`), and the methods of a feature. Nothing is evaluated but literals. Raises
-    `InvalidValue` with the place of what cannot be read.
+    The grammar is what `F` takes in Python: `&`, `|`, `~`, parentheses, comparisons of a feature with a literal
+    (chained ones too: `1990 <= F.year < 2000`), and the methods of a feature. Nothing is evaluated but literals.
+    Raises `InvalidValue` with the place of what cannot be read.
     """
     if len(text) > MAX_TEXT:
         raise InvalidValue(f"filter: {len(text):,} characters, expected at most {MAX_TEXT:,}")

@@ -66,17 +66,16 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
 
     vectors, queries = near_centres(ITEMS), near_centres(200)
     ids = rng.permutation(10 * ITEMS)[:ITEMS].astype(np.int64)  # neither sorted nor dense
-    items = []
-    for sku in ids.tolist():
-        items.append(
-            {
-                "sku": sku,
-                "colour": None if rng.random() < 0.1 else COLOURS[min(3, int(rng.exponential()))],
-                "genres": [genre for genre in GENRES[:4] if rng.random() < 0.3],
-                "year": None if rng.random() < 0.1 else int(rng.integers(1950, 2020)),
-                "released": None if rng.random() < 0.1 else int(rng.integers(0, 2**30)),
-            }
-        )
+    items = [
+        {
+            "sku": sku,
+            "colour": None if rng.random() < 0.1 else COLOURS[min(3, int(rng.exponential()))],
+            "genres": [genre for genre in GENRES[:4] if rng.random() < 0.3],
+            "year": None if rng.random() < 0.1 else int(rng.integers(1950, 2020)),
+            "released": None if rng.random() < 0.1 else int(rng.integers(0, 2**30)),
+        }
+        for sku in ids.tolist()
+    ]
     items[7]["genres"] = ["Rare"]
     columns = {name: [item[name] for item in items] for name in items[0]}
     columns["released"] = pa.array(columns["released"], pa.timestamp("s"))

@@ -245,7 +245,9 @@ def test_concurrent_requests_of_different_shapes_keep_their_answers(server: Stoc
     assert together == alone
 
 
-def test_served_answers_equal_the_network_in_process(server: StockServer, version: Path, shop: Shop, schema: Schema) -> None:
+def test_served_answers_equal_the_network_in_process(
+    server: StockServer, version: Path, shop: Shop, schema: Schema
+) -> None:
     ops.load()
     network = torch.jit.load(str(version / "model.pt"))
     batch = raw_batch(shop, schema, 64)
@@ -263,7 +265,7 @@ def test_every_input_is_bound_by_its_name(version: Path, shop: Shop, schema: Sch
     arguments = [argument.name for argument in network.forward.schema.arguments[1:]]
     assert arguments == list(raw_batch(shop, schema, 1))
     batch = {name: torch.from_numpy(array) for name, array in raw_batch(shop, schema, 2).items()}
-    assert DIMS == batch["query"].shape[1]
+    assert batch["query"].shape == (2, DIMS)
     by_name = network(**dict(reversed(batch.items())))
     by_position = network(*batch.values())
     for one, other in zip(by_name, by_position, strict=True):
