@@ -15,7 +15,6 @@ from client.errors import (
     LimitExceeded,
     RequestError,
     RowStatusError,
-    SchemaError,
     SchemaMismatch,
     invalid_value,
     unknown_name,
@@ -60,21 +59,13 @@ class Row(NamedTuple):
 
 
 class Codec:
-    """Encodes and decodes for one schema; what depends only on the schema is computed once. Safe to share by threads.
-
-    Raises `SchemaError` for user features of a kind that no request can carry.
-    """
+    """Encodes and decodes for one schema; what depends only on the schema is computed once. Threads may share it."""
 
     def __init__(self, schema: Schema) -> None:
         self.schema = schema
         self._filters = FilterCompiler(schema)
         self._features = frozenset(feature.name for feature in schema.user_features)
         self._tower = not schema.query_dims
-        unfit = [feature.name for feature in schema.user_features if feature.kind not in ("category", "number")]
-        if unfit or (self._features and not self._tower):
-            raise SchemaError(
-                f"the schema has user features that no request carries: {unfit or sorted(self._features)}"
-            )
         categories = [feature for feature in schema.user_features if feature.kind == "category"]
         self._categories = [(f.name, key_function(f.values), f"user feature {f.name!r}") for f in categories]
         self._numbers = [(f.name, f"user feature {f.name!r}") for f in schema.user_features if f.kind == "number"]

@@ -73,7 +73,8 @@ class GrpcTransport:
         server = f"{model!r} at {self._address}"
         if status == "DEADLINE_EXCEEDED":
             return DeadlineExceeded(
-                f"no answer from {server} within {timeout:.3g} s; allow more with timeout=, or check the address and the "
+                f"no answer from {server} within {timeout:.3g} s; "
+                "allow more with timeout=, or check the address and the server's load"
                 "server's load"
             )
         if status == "NOT_FOUND":
