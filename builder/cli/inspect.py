@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -9,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from builder.cli.options import json_option, model_option, repository_option
+from builder.export.items import item_values
 from builder.export.manifest import Manifest, verify
 from builder.export.repository import find_version, versions
 from builder.progress import step
@@ -18,12 +20,21 @@ from builder.progress import step
 @repository_option
 @model_option
 @click.option("--version", type=click.IntRange(min=1), help="Version to show [the newest].")
+@click.option("--item", type=click.IntRange(min=0), help="Show what the version knows of this item id instead.")
 @json_option
-def command(repository: Path, model: str, version: int | None, as_json: bool) -> None:
+def command(repository: Path, model: str, version: int | None, item: int | None, as_json: bool) -> None:
     """Show schema, sizes, measured recall and hashes of a version, after checking its files against the hashes."""
     path = find_version(repository, model, version)
     with step("Checking files"):
         manifest = verify(path)
+    if item is not None:
+        values = item_values(path, manifest, item)
+        if as_json:
+            click.echo(json.dumps(values))
+        else:
+            for name, value in values.items():
+                click.echo(f"{name}: {value}")
+        return
     if as_json:
         click.echo(manifest.to_json(), nl=False)
         return

@@ -12,6 +12,7 @@ from torch import Tensor
 from builder.config import Config, Embeddings
 from builder.data.embeddings import read_embeddings, read_samples
 from builder.data.vectors import VectorSource
+from builder.data.vocabularies import string_values
 from builder.errors import ConfigError
 from builder.export.artifact import CALIBRATION_QUERIES, Source
 from builder.export.torchscript import load_tower
@@ -55,6 +56,7 @@ def from_embeddings(config: Config) -> Source:
         queries=queries,
         queries_from=queries_from,
         settings=config.index,
+        vocabularies=string_values(config.data.items, catalogue) if config.data.items else {},
     )
 
 
