@@ -75,7 +75,6 @@ class GrpcTransport:
             return DeadlineExceeded(
                 f"no answer from {server} within {timeout:.3g} s; "
                 "allow more with timeout=, or check the address and the server's load"
-                "server's load"
             )
         if status == "NOT_FOUND":
             return ModelUnavailable(f"no model {server}: {message}; check its name and that the server has loaded it")
