@@ -183,11 +183,9 @@ class Codec:
         return results
 
     def _user(self, user: Mapping[str, Any]) -> tuple[list[int], list[float]]:
-        try:
-            unknown = user.keys() - self._features
-        except AttributeError:
-            raise invalid_value("user", user, "a mapping of feature names to values") from None
-        if unknown:
+        if not isinstance(user, Mapping):
+            raise invalid_value("user", user, "a mapping of feature names to values")
+        if unknown := user.keys() - self._features:
             raise unknown_name("user feature", min(unknown, key=str), sorted(self._features))
         categories = []
         for name, key, where in self._categories:
@@ -196,7 +194,7 @@ class Codec:
         numbers = []
         for name, where in self._numbers:
             value = user.get(name)
-            if value is None or value != value:
+            if value is None or (isinstance(value, float | np.floating) and value != value):
                 numbers.append(_NAN)
                 continue
             value = number(where, value)
@@ -207,11 +205,9 @@ class Codec:
 
     def _weights(self, weights: Mapping[str, float]) -> list[float]:
         values = self._default_weights.copy()
-        try:
-            items = weights.items()
-        except AttributeError:
-            raise invalid_value("task_weights", weights, "a mapping of task names to weights") from None
-        for name, weight in items:
+        if not isinstance(weights, Mapping):
+            raise invalid_value("task_weights", weights, "a mapping of task names to weights")
+        for name, weight in weights.items():
             position = self._tasks.get(name)
             if position is None:
                 raise unknown_name("task", name, self._tasks)
