@@ -141,7 +141,7 @@ def test_bools_are_integers_as_in_an_artifact(schema: Schema) -> None:
         (F.year == 10**400, InvalidValue, "within float64"),
         (F.released >= 1990, InvalidValue, "expected a datetime, a date"),
         (F.released >= "yesterday", InvalidValue, "ISO 8601"),
-        (F.released >= np.datetime64("NaT"), InvalidValue, "not NaT"),
+        (F.released >= np.datetime64("NaT", "s"), InvalidValue, "not NaT"),
         (AnyOf("year", (float("nan"),)), InvalidValue, "not NaN"),
         (AnyOf("title_id", (float("nan"),)), InvalidValue, "NaN is none"),
         (AllOf("title_id", (None,)), InvalidValue, "expected an integer"),
