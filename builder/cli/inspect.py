@@ -20,7 +20,7 @@ from builder.progress import step
 @repository_option
 @model_option
 @click.option("--version", type=click.IntRange(min=1), help="Version to show [the newest].")
-@click.option("--item", type=click.IntRange(min=0), help="Show what the version knows of this item id instead.")
+@click.option("--item", type=click.IntRange(0, 2**63 - 1), help="Show what the version knows of this item id instead.")
 @json_option
 def command(repository: Path, model: str, version: int | None, item: int | None, as_json: bool) -> None:
     """Show schema, sizes, measured recall and hashes of a version, after checking its files against the hashes."""

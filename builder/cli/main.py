@@ -85,3 +85,10 @@ def main() -> None:
     except (BuilderError, SilverTritonError) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(EXIT_FAILED)
+    except RuntimeError as error:
+        from builder.oplib import OplibError  # brings torch
+
+        if not isinstance(error, OplibError):
+            raise
+        click.echo(f"error: {error}", err=True)
+        sys.exit(EXIT_FAILED)

@@ -98,7 +98,7 @@ def _vector(path: Path | None) -> np.ndarray[Any, np.dtype[Any]] | None:
         return None
     try:
         vector: np.ndarray[Any, np.dtype[Any]] = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # for a damaged header NumPy raises tokenizer and type errors too
         raise click.BadParameter(f"{path} is no .npy array: {error}", param_hint="--query") from error
     return vector
 

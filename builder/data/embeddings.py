@@ -58,10 +58,12 @@ def read_samples(path: Path, dims: int) -> NDArray[np.float32]:
     samples = _read_npy(path)
     if samples.shape[1] != dims:
         raise DataError(f"holds vectors of {samples.shape[1]} dims, the items have {dims}", where=str(path))
+    with np.errstate(over="ignore"):
+        samples = np.array(samples, dtype=np.float32)
     if not np.isfinite(samples).all():
         row = int(np.argmin(np.isfinite(samples).all(axis=1)))
-        raise DataError(f"row {row} has a NaN or infinite component", where=str(path))
-    return np.array(samples, dtype=np.float32)
+        raise DataError(f"row {row} has a NaN or infinite component, or one beyond float32", where=str(path))
+    return samples
 
 
 def _read_file(
@@ -85,7 +87,7 @@ def _read_npy(path: Path) -> NDArray[np.floating[Any]]:
         raise DataError("no such file", where=str(path), remedy="Paths are relative to the folder of retrieval.yaml.")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:  # for a damaged header NumPy raises tokenizer and type errors too
         raise DataError(
             f"cannot be read as a .npy array: {error}",
             where=str(path),
@@ -143,7 +145,8 @@ def _refuse_repeats(ids: NDArray[np.int64], where: str) -> None:
 
 def _refuse_not_finite(vectors: Vectors, ids: NDArray[np.int64], where: str) -> None:
     for start in range(0, len(vectors), ROWS_PER_CHUNK):
-        finite = np.isfinite(vectors[start : start + ROWS_PER_CHUNK]).all(axis=1)
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(vectors[start : start + ROWS_PER_CHUNK]).all(axis=1)
         if not finite.all():
             item = ids[start + int(np.argmin(finite))]
             raise DataError(

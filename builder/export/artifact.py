@@ -19,7 +19,7 @@ from builder.data.vectors import VectorSource
 from builder.errors import BuilderError
 from builder.export.calibrate import Calibration, calibrate
 from builder.export.manifest import FORMAT, OPERATORS, FileEntry, IndexStatistics, Manifest, Recall
-from builder.export.repository import write_version
+from builder.export.repository import check_target, write_version
 from builder.export.torchscript import script
 from builder.index.blocks import BLOCK
 from builder.index.build import Index, Step, build_index
@@ -32,6 +32,7 @@ from client.schema import Feature, Schema
 TASK = "score"
 CALIBRATION_QUERIES = 500
 CALIBRATION_AT = 100  # recall is measured at the top 100, or at the artifact's results if those are fewer
+MAX_DIMS = (2**31 - 1) // 127**2  # the int32 sums of scan are exact up to here
 CANDIDATES_PER_RESULT = 4  # int8 scores order results well enough that 4 k of them hold the exact top k
 
 
@@ -70,7 +71,7 @@ def export(
     Returns the version directory. Raises `BuilderError` for settings that the catalogue cannot meet and for what
     `write_version` raises; nothing is half-written.
     """
-    ops.load()
+    check_target(repository, model)
     settings, items = source.settings, len(source.catalogue)
     if settings.clusters != "auto" and settings.clusters > items:
         raise BuilderError(
@@ -78,6 +79,16 @@ def export(
             where="index.clusters",
             remedy="Lower it, or set clusters: auto.",
         )
+    if source.dims > MAX_DIMS:
+        raise BuilderError(f"vectors have {source.dims:,} dims, expected at most {MAX_DIMS:,}", where=source.name)
+    for feature in source.user_features:
+        if not feature.name.isascii():
+            raise BuilderError(
+                f"user feature {feature.name!r}: TorchScript takes ASCII names only",
+                where=source.name,
+                remedy="Rename it (column: keeps the name in the file).",
+            )
+    ops.load()
     index = build_index(
         source.vectors,
         source.catalogue.ids,

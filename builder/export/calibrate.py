@@ -44,6 +44,9 @@ def calibrate(
     `vectors` [N, D] and `ids` [N] in catalogue order; `queries` [Q, D] float32; `probes` not None only measures.
     A result counts as found when its exact score reaches the `at`-th exact score, so ties count alike.
     """
+    # A query's length changes no order; at length 1 the products of large or small vectors stay within float32.
+    largest = queries.abs().amax(1, keepdim=True)
+    queries = torch.nn.functional.normalize(queries / torch.where(largest > 0, largest, 1.0), dim=1)
     at = min(at, len(ids))
     scores, items = exact_top(queries, vectors, at, on_step)
     position = np.argsort(ids)

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from builder import ops
 from builder.errors import BuilderError
-from builder.export.manifest import Manifest
-from builder.export.repository import MODEL_FILE
+from builder.export.manifest import MODEL_FILE, Manifest
 from client.hashing import string_key
 from client.schema import Feature
 

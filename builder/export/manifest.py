@@ -17,6 +17,7 @@ from client.schema import Schema
 FORMAT = 1
 OPERATORS = 1  # raised whenever the schema of an operator changes
 MANIFEST = "manifest.json"
+MODEL_FILE, CODE_FILE, LIBRARY_FILE = "model.pt", "model.py", "libsilvertriton_ops.so"
 _HASH_CHUNK = 1 << 20
 
 
@@ -95,20 +96,33 @@ def read_manifest(version: Path) -> Manifest:
         raise BuilderError(
             f"{version} holds no {MANIFEST}; it is no exported version. List them with: builder inspect"
         ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise BuilderError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
         raise BuilderError(f"{path} is not JSON ({error}); the version is damaged, export it again") from error
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
         found = raw.get("format") if isinstance(raw, dict) else None
         raise BuilderError(f"{path} has format {found!r}, this builder reads {FORMAT}; use the release that wrote it")
     try:
         manifest = Manifest.model_validate(raw)
-        manifest.read_schema()
+        fingerprint = manifest.read_schema().fingerprint
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise BuilderError(f"{path}: field {where}: {first['msg']}; the version is damaged, export it again") from error
     except SchemaError as error:
         raise BuilderError(f"{path}: {error}") from error
+    if fingerprint != manifest.fingerprint:
+        raise BuilderError(
+            f"{path}: field fingerprint: got {manifest.fingerprint}, its schema has {fingerprint}; "
+            "the version is damaged, export it again"
+        )
+    for name in (MODEL_FILE, CODE_FILE, LIBRARY_FILE):
+        if name not in manifest.files:
+            raise BuilderError(f"{path}: field files: lacks {name}; the version is damaged, export it again")
+    for name in manifest.files:
+        if Path(name).name != name:
+            raise BuilderError(f"{path}: field files: {name!r} is no file of its folder; the version is damaged")
     return manifest
 
 

@@ -20,13 +20,12 @@ import torch
 
 from builder.errors import BuilderError
 from builder.export.config import model_config
-from builder.export.manifest import MANIFEST, FileEntry, Manifest, hash_file
+from builder.export.manifest import CODE_FILE, LIBRARY_FILE, MANIFEST, MODEL_FILE, FileEntry, Manifest, hash_file
 from builder.oplib import library_path
 from client.schema import Schema
 
 # Copied, never imported here: it needs the server's own Python module.
 _SERVED_CODE = Path(__file__).parent.parent / "serving" / "triton_model.py"
-MODEL_FILE, CODE_FILE, LIBRARY_FILE = "model.pt", "model.py", "libsilvertriton_ops.so"
 _PARTIAL = ".partial-"
 _FREE_SPACE_RESERVE = 64 << 20  # bytes left free beside what is written
 
@@ -65,13 +64,9 @@ def write_version(
     and renamed when it is complete, so that a server or a crash never sees half a version. Raises `BuilderError` when
     there is not enough space or the directory cannot be written; nothing is left behind then.
     """
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", model):
-        raise BuilderError(
-            f"model name {model!r}: use letters, digits, '_' and '-' only, as it is a directory and part of URLs"
-        )
+    check_target(repository, model)
     home = repository / model
     try:
-        home.mkdir(parents=True, exist_ok=True)
         with _lock(home):
             _require_space(home, _artifact_bytes(scripted))
             for leftover in home.glob(f"{_PARTIAL}*"):
@@ -87,7 +82,7 @@ def write_version(
                 _sync(partial)
                 existing = versions(repository, model)
                 version = home / str(int(existing[-1].name) + 1 if existing else 1)
-                _write_configs(home, model, schema, threads)
+                _write_configs(home, partial, model, schema, threads)
                 partial.rename(version)
                 return version
             finally:
@@ -96,14 +91,50 @@ def write_version(
         raise BuilderError(f"cannot write a version of {model} into {repository}: {error}") from error
 
 
+def check_target(repository: Path, model: str) -> None:
+    """Raise `BuilderError` if no version can be written there, before an index is built for nothing."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", model):
+        raise BuilderError(
+            f"model name {model!r}: use letters, digits, '_' and '-' only, as it is a directory and part of URLs"
+        )
+    home = (repository / model).absolute()
+    existing = next(path for path in (home, *home.parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        reason = "is not writable" if existing.is_dir() else "is no directory"
+        raise BuilderError(
+            f"cannot write a version of {model} into {repository}: {existing} {reason}; choose another --repository"
+        )
+
+
 @contextlib.contextmanager
 def _lock(home: Path) -> Iterator[None]:
-    """Let one export write into a model's directory at a time; another waits. The lock ends with the process."""
-    descriptor = os.open(home, os.O_RDONLY)
+    """Create a model's directory and let one export write into it at a time; another waits.
+
+    The lock ends with the process. A directory in which nothing was written is removed again: a server would take it
+    for a model that it cannot load.
+    """
+    descriptor = _locked(home)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
+        with contextlib.suppress(OSError):  # not empty
+            home.rmdir()
+        os.close(descriptor)
+
+
+def _locked(home: Path) -> int:
+    while True:
+        home.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(home, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.path.samestat(os.fstat(descriptor), home.stat()):
+                return descriptor
+        except FileNotFoundError:
+            pass  # whoever held the lock before removed the directory
+        except BaseException:
+            os.close(descriptor)
+            raise
         os.close(descriptor)
 
 
@@ -114,12 +145,14 @@ def _save(scripted: torch.jit.ScriptModule, path: Path) -> None:
         raise OSError(f"{path}: {str(error).splitlines()[0]}") from error
 
 
-def _write_configs(home: Path, model: str, schema: Schema, threads: int) -> None:
+def _write_configs(home: Path, partial: Path, model: str, schema: Schema, threads: int) -> None:
+    """Both configurations are complete, beside the new version's files, before the first one takes its place."""
+    targets = {"python": home / "config.pbtxt", "pytorch": home / "configs" / "pytorch.pbtxt"}
+    for backend, path in targets.items():
+        (partial / path.name).write_text(model_config(schema, model=model, backend=backend, threads=threads))
     (home / "configs").mkdir(exist_ok=True)
-    for path, backend in ((home / "config.pbtxt", "python"), (home / "configs" / "pytorch.pbtxt", "pytorch")):
-        temporary = path.with_name(f".{path.name}")
-        temporary.write_text(model_config(schema, model=model, backend=backend, threads=threads))
-        os.replace(temporary, path)
+    for path in targets.values():
+        os.replace(partial / path.name, path)
 
 
 def _artifact_bytes(scripted: torch.jit.ScriptModule) -> int:

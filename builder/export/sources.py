@@ -40,7 +40,7 @@ def from_embeddings(config: Config) -> Source:
         users = config.data.users
         features = tuple(Feature(f.name, f.kind, f.values) for f in users.features) if users else ()
         history = config.network.history
-        tower = load_tower(embeddings.query, features, history)
+        tower = load_tower(embeddings.query, features, history, dims)
     if embeddings.samples is not None:
         queries = torch.from_numpy(read_samples(embeddings.samples, dims))[:CALIBRATION_QUERIES]
         queries_from = embeddings.samples.name

@@ -11,6 +11,7 @@ import torch
 from builder import ops
 from builder.errors import ConfigError
 from builder.network.pipeline import Pipeline, forward_source
+from client.hashing import UNKNOWN_KEY
 from client.schema import Feature, Schema
 
 
@@ -23,18 +24,18 @@ def script(pipeline: Pipeline, schema: Schema) -> torch.jit.ScriptModule:
     return scripted
 
 
-def load_tower(path: Path, features: Sequence[Feature], history_length: int) -> torch.jit.ScriptModule:
-    """Load a TorchScript user tower of the user's own and check that it takes the user features by name.
+def load_tower(path: Path, features: Sequence[Feature], history_length: int, dims: int) -> torch.jit.ScriptModule:
+    """Load a TorchScript user tower of the user's own, check its arguments, and run it once on neutral inputs.
 
     Its forward takes one tensor for each user feature (`[B, 1]`, int64 keys or float32 numbers), and `history [B, L]
-    int64` if `history_length` is not 0, and returns `[B, D] float32`. Raises `ConfigError` if it cannot be read or
-    takes other arguments.
+    int64` if `history_length` is not 0, and returns `[B, dims] float32`. Raises `ConfigError` if it cannot be read,
+    takes other arguments, raises, or returns anything else.
     """
     where = f"embeddings.query, {path}"
     try:
         tower: torch.jit.ScriptModule = torch.jit.load(str(path), map_location="cpu").eval()
     except (RuntimeError, ValueError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ConfigError(
             f"is not a TorchScript module ({reason})",
             where=where,
@@ -49,4 +50,40 @@ def load_tower(path: Path, features: Sequence[Feature], history_length: int) -> 
             where=where,
             remedy="Name the arguments of forward as data.users.features, and history unless network.history is 0.",
         )
+    _try(tower, features, history_length, dims, where)
     return tower
+
+
+def _try(
+    tower: torch.jit.ScriptModule, features: Sequence[Feature], history_length: int, dims: int, where: str
+) -> None:
+    """What the tower cannot digest or returns wrongly would fail every request of a batch on the server."""
+    users, items = 3, 2  # distinct, so that swapped or lost axes show
+    inputs = {
+        feature.name: torch.full((users, 1), UNKNOWN_KEY)
+        if feature.kind == "category"
+        else torch.full((users, 1), float("nan"))
+        for feature in features
+    }
+    if history_length:
+        inputs["history"] = torch.full((users, items), -1)
+    try:
+        with torch.inference_mode():
+            query: Any = tower(**inputs)
+    except RuntimeError as error:
+        said = str(error).strip().splitlines()
+        raise ConfigError(
+            f"raises on a user of whom nothing is known: {said[-1] if said else type(error).__name__}",
+            where=where,
+            remedy=f"Every client may send such a user: category {UNKNOWN_KEY}, number NaN, history of -1 alone.",
+        ) from error
+    expected = f"[{users}, {dims}] float32"
+    if not isinstance(query, torch.Tensor):
+        raise ConfigError(f"returns {type(query).__name__}, expected one tensor {expected}", where=where)
+    if query.shape != (users, dims) or query.dtype != torch.float32:
+        got = f"{list(query.shape)} {str(query.dtype).removeprefix('torch.')}"
+        raise ConfigError(
+            f"returns {got} for {users} users, expected {expected}: one vector a user, as long as the items'",
+            where=where,
+            remedy="Correct the tower, or embeddings.path if it holds vectors of another model.",
+        )

@@ -83,21 +83,23 @@ def input_names(schema: Schema) -> tuple[str, ...]:
 def forward_source(schema: Schema, *, own_tower: bool) -> str:
     """TorchScript source of `forward`: one argument an input, because Triton binds inputs to arguments by name.
 
-    `own_tower`: the tower is a TorchScript module of the user's own.
+    `own_tower`: the tower is a TorchScript module of the user's own. Local names begin with '_', as no feature does,
+    and modules are not named, so that a feature may be called "status" or "torch".
     """
     arguments = ", ".join(f"{name}: Tensor" for name in input_names(schema))
     lines = [f"def forward(self, {arguments}):"]
     if schema.query_dims:
-        lines.append("    status = torch.zeros_like(search[:, 0])")
+        lines.append("    _status = search[:, 0] * 0")
+        lines.append("    _query = query")
     else:
         features = [feature.name for feature in schema.user_features]
-        history = "history" if schema.history_length else "torch.full_like(filter[:, :1], -1)"
-        lines.append(f"    features = torch.jit.annotate(List[Tensor], [{', '.join(features)}])")
-        lines.append(f"    status = self.check_user(features, {history})")
+        history = "history" if schema.history_length else "filter[:, :1] * 0 - 1"
+        lines.append(f"    _features: List[Tensor] = [{', '.join(features)}]")
+        lines.append(f"    _status = self.check_user(_features, {history})")
         if own_tower:
             named = [*features, "history"] if schema.history_length else features
-            lines.append(f"    query = self.tower({', '.join(f'{name}={name}' for name in named)})")
+            lines.append(f"    _query = self.tower({', '.join(f'{name}={name}' for name in named)})")
         else:
-            lines.append(f"    query = self.tower(features, {history})")
-    lines.append("    return self.retrieve(query, status, filter, exclude, task_weights, search)")
+            lines.append(f"    _query = self.tower(_features, {history})")
+    lines.append("    return self.retrieve(_query, _status, filter, exclude, task_weights, search)")
     return "\n".join(lines) + "\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 import signal
@@ -11,16 +12,19 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from http.client import HTTPException
 from pathlib import Path
 from types import TracebackType
-from urllib.error import URLError
-from urllib.request import urlopen
+from typing import BinaryIO
+from urllib.request import ProxyHandler, build_opener
 
 from builder.errors import BuilderError
 from builder.serving.distribution import find_distribution
 
+_PREFIX = "silvertriton-server-"  # of temporary directories and shared memory
 READY_TIMEOUT = 300.0  # seconds; a model of a few GB takes tens of seconds to load
 STOP_TIMEOUT = 30.0  # seconds until a server that ignores SIGTERM is killed
+_SHARED_MEMORY = Path("/dev/shm")
 LOG_TAIL = 15  # lines of the log shown with an early exit
 
 
@@ -78,11 +82,10 @@ class StockServer:
                 f"write one with: builder export ... --repository {self.repository}"
             )
         self.grpc_port, self.http_port, self.metrics_port = _choose_ports(self.address, self._ports)
-        self._scratch = Path(tempfile.mkdtemp(prefix="silvertriton-server-"))
+        self._scratch = Path(tempfile.mkdtemp(prefix=_PREFIX))
         if self.log is None:
             self.log = self._scratch / "server.log"
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        backends = distribution.write_backend_directory(self._scratch / "backends")
+        backends = self._scratch / "backends"
         command = [
             str(distribution.binary),
             f"--model-repository={self.repository.resolve()}",
@@ -95,11 +98,12 @@ class StockServer:
             f"--metrics-port={self.metrics_port}",
             "--disable-auto-complete-config",
             "--allow-gpu-metrics=false",
-            # The stub's shared memory carries requests; names by process keep servers side by side apart.
-            f"--backend-config=python,shm-region-prefix-name=silvertriton_{self.grpc_port}_",
+            # The stubs' shared memory carries requests; names of its own keep servers side by side apart.
+            f"--backend-config=python,shm-region-prefix-name={self._scratch.name}-",
         ]
         try:
-            with self.log.open("wb") as log:
+            distribution.write_backend_directory(backends)
+            with self._open_log(self.log) as log:
                 # A session of its own: a Ctrl-C in the terminal reaches us alone, and we stop the server in order.
                 self._process = subprocess.Popen(
                     command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=distribution.environment(),
@@ -117,16 +121,21 @@ class StockServer:
     def stop(self, *, keep_log: bool = False) -> None:
         """Stop the server in order (SIGTERM, then SIGKILL) and remove its scratch directory, if it runs."""
         process, self._process = self._process, None
-        if process is not None and process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(STOP_TIMEOUT)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        if process is not None:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(STOP_TIMEOUT)
+            # Its session: the stubs of a server that was killed or crashed live on for a while.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
         scratch, self._scratch = self._scratch, None
         if scratch is not None:
-            shutil.rmtree(scratch / "backends" if keep_log else scratch, ignore_errors=True)
+            for region in _SHARED_MEMORY.glob(f"{scratch.name}-*"):
+                region.unlink(missing_ok=True)
+            keep = keep_log and self.log is not None and self.log.parent == scratch
+            shutil.rmtree(scratch / "backends" if keep else scratch, ignore_errors=True)
 
     def failure(self) -> str:
         """What the log says about an early end: the model's own error if there is one, else the last lines."""
@@ -136,14 +145,25 @@ class StockServer:
         lines = errors[:LOG_TAIL] or text.splitlines()[-LOG_TAIL:]
         return "\n".join([*lines, f"(whole log: {self.log})"])
 
+    @staticmethod
+    def _open_log(path: Path) -> BinaryIO:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return path.open("wb")
+        except OSError as error:
+            raise BuilderError(
+                f"cannot write the server's log {path}: {error.strerror}; choose another file with --log"
+            ) from error
+
     def _await_ready(self) -> None:
         assert self._process is not None
         started = time.monotonic()
+        ask = build_opener(ProxyHandler({})).open  # never through the proxy of the environment
         url = f"http://{_connectable(self.address)}:{self.http_port}/v2/health/ready"
         while time.monotonic() - started < self._ready_timeout:
             if self._process.poll() is not None:
                 raise BuilderError(f"tritonserver exited with code {self._process.returncode}:\n{self.failure()}")
-            with contextlib.suppress(URLError, OSError), urlopen(url, timeout=1.0) as response:
+            with contextlib.suppress(HTTPException, OSError), ask(url, timeout=1.0) as response:
                 if response.status == 200:
                     return
             if self._cancelled():
