@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,11 @@ def script(pipeline: Pipeline, schema: Schema) -> torch.jit.ScriptModule:
     """Script, not trace: tracing would bake in the device and the shapes of the example."""
     ops.load()
     own_tower = isinstance(getattr(pipeline, "tower", None), torch.jit.ScriptModule)
-    scripted = torch.jit.script(pipeline.eval())
+    # TorchScript gives modules that look alike one type, which takes one forward for the life of the process. A class of
+    # its own keeps this export apart from earlier ones.
+    alone = copy.copy(pipeline.eval())
+    alone.__class__ = type("Pipeline", (Pipeline,), {})
+    scripted = torch.jit.script(alone)
     scripted.define(forward_source(schema, own_tower=own_tower))
     return scripted
 
