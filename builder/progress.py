@@ -63,6 +63,11 @@ def step(description: str, total: float | None = None, *, count: bool = True) ->
     print(f"{description}: {time.monotonic() - start:.1f} s{note}", file=sys.stderr, flush=True)
 
 
+def say(text: str) -> None:
+    """A line for the person who waits, on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def track(iterable: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
     """Iterate and show how far; `total` is taken from `len` where the iterable has one."""
     if total is None and isinstance(iterable, Sized):

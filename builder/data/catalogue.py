@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from builder.config import ItemFeature, Items
 from builder.data import values
-from builder.data.columns import CategoryColumn, Column, NumberColumn, TagsColumn
-from builder.data.lists import ranges
+from builder.data.columns import CategoryColumn, Column, NumberColumn, TagsColumn, take
 from builder.data.tables import read_table
 from builder.errors import DataError
 from client.schema import Feature
@@ -59,7 +58,7 @@ def read_catalogue(items: Items) -> Catalogue:
             f"item id {ids[same[0]]} stands in rows {one} and {other} ({len(same):,} repeats in all)", where=where
         )
     columns = tuple(
-        _reordered(_column(values.column(table, feature.source), feature, items), rows) for feature in items.features
+        take(_column(values.column(table, feature.source), feature, items), rows) for feature in items.features
     )
     return Catalogue(ids, columns, rows)
 
@@ -80,12 +79,3 @@ def _column(array: pa.Array, feature: ItemFeature, items: Items) -> Column:
     is_number = feature.kind == "number"
     known = values.numbers(array, where) if is_number else values.seconds(array, feature.format, where)
     return NumberColumn(Feature(feature.name, feature.kind, None, feature.filter), known)
-
-
-def _reordered(column: Column, rows: NDArray[np.int64]) -> Column:
-    if isinstance(column, CategoryColumn):
-        return CategoryColumn(column.feature, column.keys[rows])
-    if isinstance(column, NumberColumn):
-        return NumberColumn(column.feature, column.values[rows])
-    flat, offsets = ranges(column.offsets[rows], column.offsets[rows + 1])
-    return TagsColumn(column.feature, offsets, column.keys[flat])

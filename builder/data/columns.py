@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from builder.data.lists import ranges
 from client.schema import Feature
 
 
@@ -39,3 +41,14 @@ class NumberColumn:
 
 
 Column = CategoryColumn | TagsColumn | NumberColumn
+AnyColumn = TypeVar("AnyColumn", bound=Column)
+
+
+def take(column: AnyColumn, rows: NDArray[np.int64]) -> AnyColumn:
+    """The values at `rows` [M], in that order."""
+    if isinstance(column, CategoryColumn):
+        return replace(column, keys=column.keys[rows])
+    if isinstance(column, NumberColumn):
+        return replace(column, values=column.values[rows])
+    flat, offsets = ranges(column.offsets[rows], column.offsets[rows + 1])
+    return replace(column, offsets=offsets, keys=column.keys[flat])

@@ -1,0 +1,226 @@
+"""The two towers: users and items as unit vectors of the same space (Yi et al. 2019, doi:10.1145/3298689.3346996).
+
+A user is the sum of what is known: an embedding of each feature (the user's id is one) and the mean embedding of the
+history, projected; an item is the sum of an embedding of its id and of each feature. Letters: B users, L history, D
+dims, N items, M items asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from builder.data.columns import CategoryColumn, Column, NumberColumn, TagsColumn
+from builder.network.vocabulary import Vocabulary, vocabulary_of
+from client.hashing import UNKNOWN_KEY
+
+INITIAL_STD = 0.1
+NUMBER_LIMIT = 5.0  # standard deviations; a served outlier must not drown the rest of the user
+SPARSE_ROWS = 500_000  # above, a step touches so few rows that gradients of them alone are faster
+
+
+class CategoryEncoder(nn.Module):
+    """Embedding of one key. Unknown keys, and the key that stands for none, share a row of their own."""
+
+    def __init__(self, keys: NDArray[np.int64], dims: int) -> None:
+        super().__init__()
+        self.vocabulary = vocabulary_of(keys, UNKNOWN_KEY)
+        self.embedding = table(len(self.vocabulary), dims)
+
+    def forward(self, keys: Tensor) -> Tensor:
+        """`keys [B, 1] int64` -> `[B, D]`."""
+        embedded: Tensor = self.embedding(self.vocabulary(keys.squeeze(1)))
+        return embedded
+
+
+class NumberEncoder(nn.Module):
+    """A standardised number times a vector; a missing one has a vector of its own."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, values: NDArray[np.float64], dims: int) -> None:
+        super().__init__()
+        known = values[~np.isnan(values)]
+        spread = float(known.std()) if len(known) else 0.0
+        self.register_buffer("mean", torch.tensor(float(known.mean()) if len(known) else 0.0, dtype=torch.float64))
+        self.register_buffer("scale", torch.tensor(spread if spread > 0 else 1.0, dtype=torch.float64))
+        self.project = nn.Linear(2, dims, bias=False)
+        nn.init.normal_(self.project.weight, std=INITIAL_STD)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """`values [B, 1]` float, NaN where missing -> `[B, D]`."""
+        missing = torch.isnan(values)
+        standard = ((values.to(torch.float64) - self.mean) / self.scale).clamp(-NUMBER_LIMIT, NUMBER_LIMIT)
+        standard = torch.where(missing, torch.zeros_like(standard), standard)
+        inputs = torch.cat([standard, missing.to(torch.float64)], dim=1)  # [B, 2]
+        projected: Tensor = self.project(inputs.to(self.project.weight.dtype))
+        return projected
+
+
+class UserTower(nn.Module):
+    """What a user sends -> a unit vector `[B, D]`. Scriptable; holds no device.
+
+    `columns`: the users' features in the order of the schema, which give vocabularies and scales. `ids` [N] int64: item
+    ids, ascending. A user of whom nothing is known gets a vector too, the same for all of them.
+    """
+
+    def __init__(
+        self,
+        columns: Sequence[CategoryColumn | NumberColumn],
+        ids: NDArray[np.int64],
+        *,
+        dims: int,
+        history_length: int,
+    ) -> None:
+        super().__init__()
+        self.history_length = history_length
+        self.encoders = nn.ModuleList(
+            CategoryEncoder(column.keys, dims)
+            if isinstance(column, CategoryColumn)
+            else NumberEncoder(column.values, dims)
+            for column in columns
+        )
+        self.items = Vocabulary(ids if history_length else ids[:0])
+        self.history = table(len(self.items), dims)
+        self.project = nn.Linear(dims, dims)
+        nn.init.eye_(self.project.weight)
+        nn.init.zeros_(self.project.bias)
+
+    def forward(self, features: list[Tensor], history: Tensor) -> Tensor:
+        """`features`: one `[B, 1]` a feature, int64 keys or floats; `history [B, L] int64` item ids -> `[B, D]`.
+
+        Of a history the newest (rightmost) `history_length` entries that are no padding (-1) are read; ids that are
+        not in the catalogue are left out of their mean.
+        """
+        slots = self.items(self.newest(history))  # [B, L]
+        summed = F.embedding_bag(slots, self.history.weight, mode="sum", padding_idx=0)  # [B, D]
+        return self.combine(features, summed, (slots > 0).sum(1))
+
+    def newest(self, history: Tensor) -> Tensor:
+        """`history [B, L]` with all but the newest `history_length` entries that are no padding set to -1."""
+        present = (history >= 0).to(torch.int64)  # [B, L]
+        age = present.sum(1, keepdim=True) - present.cumsum(1)  # newer entries than this one
+        return torch.where(age < self.history_length, history, -1)
+
+    def combine(self, features: list[Tensor], summed: Tensor, count: Tensor) -> Tensor:
+        """`features` as in forward, `summed [B, D]` history embeddings and how many, `count [B]` -> `[B, D]`."""
+        user = self.project(summed / count.clamp(min=1).unsqueeze(1))  # [B, D]
+        for i, encoder in enumerate(self.encoders):
+            user = user + encoder(features[i])
+        return F.normalize(user, dim=1)
+
+
+class ItemCategory(nn.Module):
+    """Embedding of each item's category."""
+
+    slots: Tensor
+
+    def __init__(self, keys: NDArray[np.int64], dims: int) -> None:
+        super().__init__()
+        vocabulary = vocabulary_of(keys, UNKNOWN_KEY)
+        self.register_buffer("slots", vocabulary(torch.from_numpy(keys)).to(torch.int32), persistent=False)
+        self.embedding = table(len(vocabulary), dims)
+
+    def forward(self, items: Tensor) -> Tensor:
+        """`items [M] int64` positions -> `[M, D]`."""
+        embedded: Tensor = self.embedding(self.slots[items].long())
+        return embedded
+
+
+class ItemTags(nn.Module):
+    """Mean embedding of each item's tags; zero without any."""
+
+    offsets: Tensor
+    slots: Tensor
+
+    def __init__(self, offsets: NDArray[np.int64], keys: NDArray[np.int64], dims: int) -> None:
+        super().__init__()
+        vocabulary = vocabulary_of(keys, UNKNOWN_KEY)
+        self.register_buffer("offsets", torch.from_numpy(offsets), persistent=False)
+        self.register_buffer("slots", vocabulary(torch.from_numpy(keys)).to(torch.int32), persistent=False)
+        self.embedding = table(len(vocabulary), dims)
+
+    def forward(self, items: Tensor) -> Tensor:
+        """`items [M] int64` positions -> `[M, D]`."""
+        starts = self.offsets[items]
+        lengths = self.offsets[items + 1] - starts
+        ends = lengths.cumsum(0)
+        shifts = torch.repeat_interleave(starts - ends + lengths, lengths)
+        slots = self.slots[torch.arange(shifts.size(0), device=items.device) + shifts].long()
+        return F.embedding_bag(slots, self.embedding.weight, ends - lengths, mode="mean", sparse=self.embedding.sparse)
+
+
+class ItemNumber(nn.Module):
+    """Each item's number or date, standardised."""
+
+    values: Tensor
+
+    def __init__(self, values: NDArray[np.float64], dims: int) -> None:
+        super().__init__()
+        self.register_buffer("values", torch.from_numpy(values), persistent=False)
+        self.encoder = NumberEncoder(values, dims)
+
+    def forward(self, items: Tensor) -> Tensor:
+        """`items [M] int64` positions -> `[M, D]`."""
+        encoded: Tensor = self.encoder(self.values[items].unsqueeze(1))
+        return encoded
+
+
+class ItemTower(nn.Module):
+    """Items of a catalogue -> unit vectors. Used offline only: what is served are the vectors.
+
+    `columns`: item features, all `count` long. A category that differs for every item is its id again and gets no
+    embedding of its own.
+    """
+
+    def __init__(self, columns: Sequence[Column], count: int, *, dims: int) -> None:
+        super().__init__()
+        self.ids = table(count, dims)
+        self.encoders = nn.ModuleList(
+            _item_encoder(column, dims) for column in columns if not _names_each_item(column, count)
+        )
+
+    def __len__(self) -> int:
+        return self.ids.num_embeddings
+
+    def forward(self, items: Tensor) -> Tensor:
+        """`items [M] int64` positions in the catalogue -> `[M, D]`."""
+        item: Tensor = self.ids(items)
+        for encoder in self.encoders:
+            item = item + encoder(items)
+        return F.normalize(item, dim=1)
+
+    @torch.no_grad()
+    def vectors(self, chunk: int = 65_536) -> NDArray[np.float32]:
+        """All items' vectors `[N, D] float32`, computed in chunks."""
+        device = self.ids.weight.device
+        result = np.empty((len(self), self.ids.embedding_dim), np.float32)
+        for start in range(0, len(self), chunk):
+            items = torch.arange(start, min(start + chunk, len(self)), device=device)
+            result[start : start + len(items)] = self(items).cpu().numpy()
+        return result
+
+
+def table(rows: int, dims: int) -> nn.Embedding:
+    """An embedding table; its gradients are sparse where it is large."""
+    embedding = nn.Embedding(rows, dims, sparse=rows > SPARSE_ROWS)
+    nn.init.normal_(embedding.weight, std=INITIAL_STD)
+    return embedding
+
+
+def _item_encoder(column: Column, dims: int) -> nn.Module:
+    if isinstance(column, CategoryColumn):
+        return ItemCategory(column.keys, dims)
+    if isinstance(column, TagsColumn):
+        return ItemTags(column.offsets, column.keys, dims)
+    return ItemNumber(column.values, dims)
+
+
+def _names_each_item(column: Column, count: int) -> bool:
+    return isinstance(column, CategoryColumn) and len(np.unique(column.keys)) == count

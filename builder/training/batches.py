@@ -1,0 +1,109 @@
+"""Training examples: a positive item, its user's features, and the history that user had then."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from builder.data.columns import CategoryColumn
+from builder.data.dataset import UserColumn
+from builder.data.interactions import Events
+from builder.data.lists import Lists, ranges
+from client.hashing import UNKNOWN_KEY
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B examples. `features`: a `[B, 1]` tensor a user feature, as on the wire; `items [B] int64` positives.
+
+    `history [H] int64`: positions of all histories behind one another, row b's from `offsets[b]` to
+    `offsets[b + 1]`, `offsets [B + 1] int64`.
+    """
+
+    features: list[Tensor]
+    items: Tensor
+    history: Tensor
+    offsets: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(
+            [feature.to(device) for feature in self.features],
+            self.items.to(device),
+            self.history.to(device),
+            self.offsets.to(device),
+        )
+
+
+class Histories:
+    """The history each training interaction had: the newest `length` of the user's past.
+
+    With times the past is what came strictly before; without, all else the user did in training.
+    """
+
+    def __init__(self, events: Events, length: int) -> None:
+        self._events = events
+        self._has_order = events.times is not None
+        users = events.users
+        if events.times is not None:
+            self._ends = events.before()
+        else:
+            self._ends = events.offsets[1:][users]
+        self._starts = np.maximum(events.offsets[:-1][users], self._ends - length)
+
+    def at(self, positions: NDArray[np.int64]) -> Lists:
+        """Histories (item positions) of the interactions at `positions` [B]."""
+        flat, offsets = ranges(self._starts[positions], self._ends[positions])
+        if not self._has_order:
+            others = flat != np.repeat(positions, np.diff(offsets))
+            offsets = np.concatenate([[0], np.cumsum(others)])[offsets]
+            flat = flat[others]
+        return Lists(offsets, self._events.items[flat])
+
+
+def wire_features(columns: Sequence[UserColumn], users: NDArray[Any]) -> list[NDArray[np.generic]]:
+    """What the wire carries for `users` [B]: a [B, 1] array a feature, int64 keys or float32 numbers."""
+    return [
+        column.keys[users][:, None]
+        if isinstance(column, CategoryColumn)
+        else column.values[users][:, None].astype(np.float32)
+        for column in columns
+    ]
+
+
+class Batches:
+    """Draws batches from the training interactions.
+
+    `hide`: share of a user's inputs that are replaced by "unknown", each by its own lot, so that the network learns
+    what to make of users it knows little about.
+    """
+
+    def __init__(self, events: Events, columns: Sequence[UserColumn], *, history: int, hide: float) -> None:
+        self._events = events
+        self._users = events.users
+        self._columns = columns
+        self._histories = Histories(events, history)
+        self._hide = hide
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    def at(self, positions: Tensor, generator: torch.Generator) -> Batch:
+        """The batch of the interactions at `positions [B] int64`; `generator` decides what is hidden."""
+        rows = positions.numpy()
+        history = self._histories.at(rows)
+        features = [torch.from_numpy(array) for array in wire_features(self._columns, self._users[rows])]
+        for feature in features:
+            hidden = torch.rand(feature.shape, generator=generator) < self._hide
+            feature[hidden] = torch.nan if feature.is_floating_point() else UNKNOWN_KEY
+        return Batch(
+            features,
+            torch.from_numpy(self._events.items[rows].astype(np.int64)),
+            torch.from_numpy(history.values.astype(np.int64)),
+            torch.from_numpy(history.offsets),
+        )

@@ -1,0 +1,39 @@
+"""Sampled softmax with corrected logits.
+
+The batch's own items serve as negatives (drawn by popularity) together with items drawn uniformly (Yang et al. 2020,
+doi:10.1145/3366424.3386195). Each logit is lessened by the log of how often its item is expected among the
+candidates, so that what is learned is the softmax over the catalogue (Yi et al. 2019, doi:10.1145/3298689.3346996).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def expected_counts(popularity: Tensor, batch: int, negatives: int) -> Tensor:
+    """How often each item is expected among the candidates of a step, `[N] float32`.
+
+    `popularity [N]`: share of each item in the training positives; `batch` positives and `negatives` uniform draws.
+    """
+    return batch * popularity + negatives / popularity.size(0)
+
+
+def sampled_softmax(
+    users: Tensor, items: Tensor, positions: Tensor, log_expected: Tensor, temperature: float
+) -> Tensor:
+    """Mean loss of a batch, a scalar.
+
+    `users [B, D]`, unit vectors; `items [B + S, D]`: the batch's positives in its order, then the negatives;
+    `positions [B + S] int64`: which items these are; `log_expected [B + S]`: log of `expected_counts`. A candidate that
+    is the positive of a row by accident is left out of that row's negatives.
+    """
+    batch = users.size(0)
+    logits = torch.addmm(-log_expected, users / temperature, items.T)  # [B, B + S]
+    with torch.no_grad():
+        accidental = positions[:batch].unsqueeze(1) == positions.unsqueeze(0)
+        accidental[:, :batch].fill_diagonal_(False)
+        row, column = accidental.nonzero(as_tuple=True)
+    logits.index_put_((row, column), logits.new_tensor(-torch.inf))
+    return F.cross_entropy(logits, torch.arange(batch, device=logits.device))

@@ -1,0 +1,243 @@
+"""A training run and its folder.
+
+runs/NAME/retrieval.yaml     the settings as resolved
+runs/NAME/checkpoint.pt      the state to go on from
+runs/NAME/towers.pt          the towers of the best epoch
+runs/NAME/metrics.jsonl      a line an epoch: loss, validation recall and NDCG at 20, seconds
+runs/NAME/item_vectors.npy   [N, D] float32 in catalogue order, written at the end
+runs/NAME/report.json        the end: best epoch, validation and test figures, digest of the data
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from builder import progress
+from builder.config import Config
+from builder.data.catalogue import Catalogue
+from builder.data.columns import take
+from builder.data.dataset import Dataset, read_dataset
+from builder.data.lists import Lists
+from builder.errors import BuilderError
+from builder.network.towers import ItemTower, UserTower
+from builder.training.batches import wire_features
+from builder.training.checkpoint import restore, save, write_text
+from builder.training.trainer import AT, Trainer
+from client.schema import Feature
+
+CONFIG, CHECKPOINT, TOWERS = "retrieval.yaml", "checkpoint.pt", "towers.pt"
+METRICS, VECTORS, REPORT = "metrics.jsonl", "item_vectors.npy", "report.json"
+
+
+@dataclass(frozen=True)
+class Requests:
+    """Held-out users as they would ask, Q of them.
+
+    `features`: name -> [Q, 1] int64 keys or float32 numbers; `history` [Q, L] int64 item ids, newest last, -1 at the
+    left (L is 1 for a tower without history); `exclude`: item ids each has seen; `targets`: item ids to be found.
+    """
+
+    features: dict[str, NDArray[Any]]
+    history: NDArray[np.int64]
+    exclude: Lists
+    targets: Lists
+
+    def __len__(self) -> int:
+        return len(self.history)
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A finished run. `user_tower` is in eval mode on the CPU; `item_vectors` [N, D] float32 in catalogue order.
+
+    `figures`: best epoch, seconds, and recall and NDCG at 20 of validation and test.
+    """
+
+    config: Config
+    dataset: Dataset
+    user_tower: UserTower
+    item_vectors: NDArray[np.float32]
+    figures: dict[str, float]
+
+    @property
+    def catalogue(self) -> Catalogue:
+        return self.dataset.catalogue
+
+    @property
+    def user_features(self) -> tuple[Feature, ...]:
+        """In the order of the tower's inputs, the user id included."""
+        return self.dataset.user_features
+
+    @property
+    def history_length(self) -> int:
+        return self.config.network.history
+
+    def held_out(
+        self, part: Literal["test", "validation"] = "test", *, sample: int | None = None, seed: int = 0
+    ) -> Requests:
+        """The users of a part, or at most `sample` of them drawn by `seed`."""
+        held_out = self.dataset.test if part == "test" else self.dataset.validation
+        if sample is not None:
+            held_out = held_out.sample(sample, seed)
+        ids = self.catalogue.ids
+        positions = held_out.history.padded(max(1, self.history_length))
+        if not self.history_length:
+            positions = np.full_like(positions, -1)
+        arrays = wire_features(self.dataset.user_columns, held_out.users)
+        return Requests(
+            dict(zip((feature.name for feature in self.user_features), arrays, strict=True)),
+            np.where(positions >= 0, ids[positions], -1),
+            Lists(held_out.seen.offsets, ids[held_out.seen.values]),
+            Lists(held_out.targets.offsets, ids[held_out.targets.values]),
+        )
+
+    @torch.no_grad()
+    def queries(self, requests: Requests, chunk: int = 1024) -> torch.Tensor:
+        """Query vectors `[Q, D] float32` of requests."""
+        parts = []
+        for start in range(0, len(requests), chunk):
+            features = [torch.from_numpy(array[start : start + chunk]) for array in requests.features.values()]
+            parts.append(self.user_tower(features, torch.from_numpy(requests.history[start : start + chunk])))
+        return torch.cat(parts) if parts else torch.empty(0, self.config.network.dims)
+
+
+def train(config: Config, out: Path, resume: bool) -> Path:
+    """Train what `config` describes into the folder `out`, which is returned.
+
+    `resume`: go on from the last checkpoint, if there is one, with the same result as an uninterrupted run. Raises
+    BuilderError: a run stands there and `resume` is not set, it is of other settings or data, the data cannot be read.
+    """
+    if (out / CHECKPOINT).exists() and not resume:
+        raise BuilderError(
+            "a run stands there already",
+            where=str(out),
+            remedy="Go on with --resume, choose another --out, or delete it.",
+        )
+    dataset = _read(config)
+    for note in dataset.notes:
+        progress.say(note)
+    digest = _digest(dataset)
+    out.mkdir(parents=True, exist_ok=True)
+    if (out / CONFIG).exists() and (out / CHECKPOINT).exists():
+        _refuse_other_settings(config, Config.load(out / CONFIG), out)
+    write_text(config.to_yaml(), out / CONFIG)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(config.training.seed)
+    user_tower, item_tower = build_towers(config, dataset)
+
+    def on_checkpoint(state: dict[str, Any]) -> None:
+        log = state["progress"]["log"]
+        write_text("".join(json.dumps(line) + "\n" for line in log), out / METRICS)
+        save({**state, "data": digest}, out / CHECKPOINT)
+
+    trainer = Trainer(
+        user_tower,
+        item_tower,
+        dataset,
+        config.training,
+        device,
+        on_checkpoint=on_checkpoint,
+        on_best=lambda towers: save(towers, out / TOWERS),
+    )
+    if (out / CHECKPOINT).exists():
+        state = restore(out / CHECKPOINT, device)
+        if state.pop("data") != digest:
+            raise BuilderError("the data has changed since", where=str(out), remedy="Train into another folder.")
+        trainer.load_state_dict(state)
+    trainer.fit()
+    trainer.towers.load_state_dict(restore(out / TOWERS, device))
+    _write_vectors(item_tower.vectors(), out / VECTORS)
+    with progress.step("Measuring on the test part"):
+        test = trainer.measure(dataset.test)
+    best = trainer.state.log[trainer.state.best_epoch - 1]
+    figures = {
+        "best_epoch": float(trainer.state.best_epoch),
+        "epochs": float(trainer.state.epoch),
+        "seconds": round(trainer.state.seconds, 1),
+        f"validation_recall_at_{AT}": best["recall"],
+        f"validation_ndcg_at_{AT}": best["ndcg"],
+        f"test_recall_at_{AT}": test.recall,
+        f"test_ndcg_at_{AT}": test.ndcg,
+    }
+    write_text(json.dumps({"figures": figures, "data": digest}, indent=2) + "\n", out / REPORT)
+    return out
+
+
+def load(out: Path) -> TrainedRun:
+    """Load a finished run; its data files are read again.
+
+    Raises BuilderError: no run there, not finished, the data has changed since.
+    """
+    if not (out / REPORT).exists():
+        unfinished = (out / CHECKPOINT).exists()
+        raise BuilderError(
+            "the run is not finished" if unfinished else "no run there",
+            where=str(out),
+            remedy="Finish it with builder train --resume." if unfinished else "Train one with builder train.",
+        )
+    config = Config.load(out / CONFIG)
+    report = json.loads((out / REPORT).read_text(encoding="utf-8"))
+    dataset = _read(config)
+    if _digest(dataset) != report["data"]:
+        raise BuilderError("the data has changed since the training", where=str(out), remedy="Train again.")
+    user_tower, _ = build_towers(config, dataset)
+    towers = restore(out / TOWERS, torch.device("cpu"))
+    user_tower.load_state_dict(
+        {name.removeprefix("user."): tensor for name, tensor in towers.items() if name.startswith("user.")}
+    )
+    return TrainedRun(config, dataset, user_tower.eval(), np.load(out / VECTORS, mmap_mode="r"), report["figures"])
+
+
+def build_towers(config: Config, dataset: Dataset) -> tuple[UserTower, ItemTower]:
+    """Towers with fresh weights. Users without a training interaction give no entry to vocabularies."""
+    known = np.flatnonzero(np.diff(dataset.train.offsets))
+    columns = tuple(take(column, known) for column in dataset.user_columns)
+    user_tower = UserTower(
+        columns, dataset.catalogue.ids, dims=config.network.dims, history_length=config.network.history
+    )
+    return user_tower, ItemTower(dataset.catalogue.columns, len(dataset.catalogue), dims=config.network.dims)
+
+
+def _read(config: Config) -> Dataset:
+    with progress.step("Reading data") as current:
+        dataset = read_dataset(config)
+        current.note(
+            f"{len(dataset.catalogue):,} items, {len(dataset.user_keys):,} users, {len(dataset.train):,} to train on"
+        )
+    return dataset
+
+
+def _digest(dataset: Dataset) -> int:
+    """CRC-32 of what the towers' rows mean and what they learn from."""
+    checksum = 0
+    for array in (dataset.catalogue.ids, dataset.user_keys, dataset.train.offsets, dataset.train.items):
+        checksum = zlib.crc32(np.ascontiguousarray(array).data, checksum)
+    return checksum
+
+
+def _refuse_other_settings(config: Config, before: Config, out: Path) -> None:
+    """Only the settings of the index, and for how long to train, may change on the way."""
+    for name in ("data", "split", "network", "training"):
+        now, then = getattr(config, name), getattr(before, name)
+        if name == "training":
+            free = {"epochs", "patience"}
+            now, then = now.model_dump(exclude=free), then.model_dump(exclude=free)
+        if now != then:
+            raise BuilderError(
+                f"the run there has other settings under {name}", where=str(out), remedy="Choose another --out."
+            )
+
+
+def _write_vectors(vectors: NDArray[np.float32], path: Path) -> None:
+    temporary = path.with_name(path.name + ".partial")
+    with temporary.open("wb") as file:
+        np.save(file, vectors)
+    temporary.replace(path)
