@@ -5,8 +5,6 @@ history, projected; an item is the sum of an embedding of its id and of each fea
 dims, N items, M items asked for.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -46,6 +44,7 @@ class NumberEncoder(nn.Module):
 
     def __init__(self, values: NDArray[np.float64], dims: int) -> None:
         super().__init__()
+        self.limit = NUMBER_LIMIT  # TorchScript reads no global
         known = values[~np.isnan(values)]
         spread = float(known.std()) if len(known) else 0.0
         self.register_buffer("mean", torch.tensor(float(known.mean()) if len(known) else 0.0, dtype=torch.float64))
@@ -56,7 +55,7 @@ class NumberEncoder(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         """`values [B, 1]` float, NaN where missing -> `[B, D]`."""
         missing = torch.isnan(values)
-        standard = ((values.to(torch.float64) - self.mean) / self.scale).clamp(-NUMBER_LIMIT, NUMBER_LIMIT)
+        standard = ((values.to(torch.float64) - self.mean) / self.scale).clamp(-self.limit, self.limit)
         standard = torch.where(missing, torch.zeros_like(standard), standard)
         inputs = torch.cat([standard, missing.to(torch.float64)], dim=1)  # [B, 2]
         projected: Tensor = self.project(inputs.to(self.project.weight.dtype))

@@ -1,7 +1,5 @@
 """From 64-bit keys to rows of embedding tables."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
