@@ -13,17 +13,49 @@ from builder.config import Config, Embeddings
 from builder.data.embeddings import read_embeddings, read_samples
 from builder.data.vectors import VectorSource
 from builder.data.vocabularies import string_values
-from builder.errors import ConfigError
+from builder.errors import BuilderError, ConfigError
 from builder.export.artifact import CALIBRATION_QUERIES, Source
 from builder.export.torchscript import load_tower
+from builder.training.run import TrainedRun, load
 from client.schema import Feature
 
 
 def read_source(path: Path) -> Source:
     """Read what `builder export` was given: a run folder, a retrieval.yaml with embeddings, or a .npy array."""
+    if not path.exists():
+        raise BuilderError(
+            "no such file or folder",
+            where=str(path),
+            remedy="Give a run folder (builder train writes it), a retrieval.yaml with embeddings, or a .npy array.",
+        )
+    if path.is_dir():
+        return from_run(load(path))
     if path.suffix == ".npy":
         return from_embeddings(Config(name=_model_name(path.stem), embeddings=Embeddings(path=path)))
     return from_embeddings(Config.load(path))
+
+
+def from_run(run: TrainedRun) -> Source:
+    """A trained run; recall is measured on users of its validation part, as they would ask."""
+    asking = run.held_out("validation", sample=CALIBRATION_QUERIES)
+    if len(asking):
+        queries, queries_from = run.queries(asking), "validation users"
+    else:
+        queries, queries_from = _sample_items(run.item_vectors, seed=0), "item vectors"
+    return Source(
+        name=run.config.name,
+        catalogue=run.catalogue,
+        vectors=run.item_vectors,
+        tower=run.user_tower,
+        user_features=run.user_features,
+        history_length=run.history_length,
+        queries=queries,
+        queries_from=queries_from,
+        settings=run.config.index,
+        seed=run.config.training.seed,
+        vocabularies=string_values(run.config.items, run.catalogue),
+        training=run.figures,
+    )
 
 
 def from_embeddings(config: Config) -> Source:

@@ -20,8 +20,8 @@ def script(pipeline: Pipeline, schema: Schema) -> torch.jit.ScriptModule:
     """Script, not trace: tracing would bake in the device and the shapes of the example."""
     ops.load()
     own_tower = isinstance(getattr(pipeline, "tower", None), torch.jit.ScriptModule)
-    # TorchScript gives modules that look alike one type, which takes one forward for the life of the process. A class of
-    # its own keeps this export apart from earlier ones.
+    # TorchScript gives modules that look alike one type, which takes one forward for the life of the process. A class
+    # of its own keeps this export apart from earlier ones.
     alone = copy.copy(pipeline.eval())
     alone.__class__ = type("Pipeline", (Pipeline,), {})
     scripted = torch.jit.script(alone)

@@ -1,0 +1,86 @@
+"""config.pbtxt: what the server reads says what the network takes and gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from builder.export.config import MAX_BATCH, model_config
+from client.schema import Feature, Schema
+
+WITH_TOWER = Schema(
+    name="films",
+    user_features=(Feature("user_id", "category", "integer"), Feature("age", "number")),
+    item_features=(Feature("genres", "tags", "string", filter=True), Feature('quoted "ü"\n', "number")),
+    tasks=("click", "buy"),
+    history_length=50,
+    query_dims=0,
+    max_results=20,
+    max_candidates=100,
+    clusters=7,
+)
+WITHOUT_TOWER = Schema("v", (), (), ("score",), 0, 24, 100, 1024, 1)
+
+
+def read(schema: Schema, backend: str = "python", threads: int = 0) -> Any:
+    config = model_config_pb2.ModelConfig()
+    text_format.Parse(model_config(schema, model="retrieval", backend=backend, threads=threads), config)
+    return config
+
+
+def tensors(found: Any) -> list[tuple[str, str, list[int]]]:
+    return [(t.name, model_config_pb2.DataType.Name(t.data_type), list(t.dims)) for t in found]
+
+
+def test_inputs_and_outputs_follow_the_wire_contract() -> None:
+    config = read(WITH_TOWER)
+    assert (config.name, config.backend, config.max_batch_size) == ("retrieval", "python", MAX_BATCH)
+    assert tensors(config.input) == [
+        ("user_id", "TYPE_INT64", [1]),
+        ("age", "TYPE_FP32", [1]),
+        ("history", "TYPE_INT64", [-1]),
+        ("filter", "TYPE_INT64", [-1]),
+        ("exclude", "TYPE_INT64", [-1]),
+        ("task_weights", "TYPE_FP32", [2]),
+        ("search", "TYPE_INT32", [2]),
+    ]
+    assert tensors(config.output) == [
+        ("item_ids", "TYPE_INT64", [20]),
+        ("scores", "TYPE_FP32", [20]),
+        ("task_scores", "TYPE_FP32", [20, 2]),
+        ("count", "TYPE_INT32", [1]),
+        ("status", "TYPE_INT32", [1]),
+        ("stats", "TYPE_INT32", [4]),
+    ]
+    assert [name for name, _, _ in tensors(read(WITHOUT_TOWER).input)][:2] == ["query", "filter"]
+    assert tensors(read(WITHOUT_TOWER).input)[0] == ("query", "TYPE_FP32", [24])
+
+
+@pytest.mark.parametrize("schema", [WITH_TOWER, WITHOUT_TOWER])
+@pytest.mark.parametrize("backend", ["python", "pytorch"])
+def test_the_schema_travels_whole(schema: Schema, backend: str) -> None:
+    config = read(schema, backend)
+    assert config.backend == backend
+    assert Schema.from_json(config.parameters["schema"].string_value) == schema
+    assert int(config.parameters["fingerprint"].string_value) == schema.fingerprint
+
+
+def test_batches_form_without_a_delay_on_one_cpu_instance() -> None:
+    config = read(WITHOUT_TOWER)
+    assert config.HasField("dynamic_batching")
+    assert config.dynamic_batching.max_queue_delay_microseconds == 0
+    assert [(group.count, group.kind) for group in config.instance_group] == [
+        (1, model_config_pb2.ModelInstanceGroup.KIND_CPU)
+    ]
+
+
+def test_threads_and_pytorch_parameters() -> None:
+    assert read(WITHOUT_TOWER).parameters["INTRA_OP_THREAD_COUNT"].string_value == "0"
+    assert read(WITHOUT_TOWER, "pytorch", 3).parameters["INTRA_OP_THREAD_COUNT"].string_value == "3"
+    pytorch = read(WITHOUT_TOWER, "pytorch")
+    assert "INTRA_OP_THREAD_COUNT" not in pytorch.parameters  # 0 there would mean none
+    assert pytorch.parameters["INFERENCE_MODE"].string_value == "true"
+    assert pytorch.parameters["ENABLE_WEIGHT_SHARING"].string_value == "true"
