@@ -86,16 +86,18 @@ def _read_npy(path: Path) -> NDArray[np.floating[Any]]:
     if not path.exists():
         raise DataError("no such file", where=str(path), remedy="Paths are relative to the folder of retrieval.yaml.")
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.lib.format.open_memmap(path, mode="r")  # refuses pickles, and archives that load opens
     except Exception as error:  # for a damaged header NumPy raises tokenizer and type errors too
         raise DataError(
             f"cannot be read as a .npy array: {error}",
             where=str(path),
             remedy="Write it with numpy.save(path, vectors) from a [items, dims] float array.",
         ) from error
-    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind != "f" or 0 in array.shape:
-        shape = f"shape {array.shape} {array.dtype}" if isinstance(array, np.ndarray) else type(array).__name__
-        raise DataError(f"got {shape}, expected [items, dims] floats, at least one of each", where=str(path))
+    if array.ndim != 2 or array.dtype.kind != "f" or 0 in array.shape:
+        raise DataError(
+            f"got shape {array.shape} {array.dtype}, expected [items, dims] floats, at least one of each",
+            where=str(path),
+        )
     return array
 
 

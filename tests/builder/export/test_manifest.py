@@ -127,7 +127,7 @@ def test_a_malformed_manifest_names_the_field(version: Path, key: str, value: An
 )
 def test_a_foreign_manifest_is_refused(version: Path, content: bytes, message: str) -> None:
     (version / "manifest.json").write_bytes(content)
-    with pytest.raises(BuilderError, match="manifest.json") as caught:
+    with pytest.raises(BuilderError, match=r"manifest\.json") as caught:
         verify(version)
     assert message in str(caught.value)
 
