@@ -86,7 +86,8 @@ def _read_npy(path: Path) -> NDArray[np.floating[Any]]:
     if not path.exists():
         raise DataError("no such file", where=str(path), remedy="Paths are relative to the folder of retrieval.yaml.")
     try:
-        array = np.lib.format.open_memmap(path, mode="r")  # refuses pickles, and archives that load opens
+        # Refuses pickles, and the archives that numpy.load would open.
+        array: NDArray[np.floating[Any]] = np.lib.format.open_memmap(path, mode="r")  # type: ignore[no-untyped-call]
     except Exception as error:  # for a damaged header NumPy raises tokenizer and type errors too
         raise DataError(
             f"cannot be read as a .npy array: {error}",
