@@ -175,22 +175,23 @@ class ItemTower(nn.Module):
     """Items of a catalogue -> unit vectors. Used offline only: what is served are the vectors.
 
     `columns`: item features, all `count` long. A category that differs for every item is its id again and gets no
-    embedding of its own.
+    embedding of its own. `ids`: the table of a user tower's history, to share it (row 0 is nobody's, item i has row
+    i + 1); what is learned of an item as a target then holds for it in a history and the other way round.
     """
 
-    def __init__(self, columns: Sequence[Column], count: int, *, dims: int) -> None:
+    def __init__(self, columns: Sequence[Column], count: int, *, dims: int, ids: nn.Embedding | None = None) -> None:
         super().__init__()
-        self.ids = table(count, dims)
+        self.ids = table(count + 1, dims) if ids is None else ids
         self.encoders = nn.ModuleList(
             _item_encoder(column, dims) for column in columns if not _names_each_item(column, count)
         )
 
     def __len__(self) -> int:
-        return self.ids.num_embeddings
+        return self.ids.num_embeddings - 1
 
     def forward(self, items: Tensor) -> Tensor:
         """`items [M] int64` positions in the catalogue -> `[M, D]`."""
-        item: Tensor = self.ids(items)
+        item: Tensor = self.ids(items + 1)
         for encoder in self.encoders:
             item = item + encoder(items)
         return F.normalize(item, dim=1)

@@ -203,7 +203,9 @@ def build_towers(config: Config, dataset: Dataset) -> tuple[UserTower, ItemTower
     user_tower = UserTower(
         columns, dataset.catalogue.ids, dims=config.network.dims, history_length=config.network.history
     )
-    return user_tower, ItemTower(dataset.catalogue.columns, len(dataset.catalogue), dims=config.network.dims)
+    shared = user_tower.history if config.network.history else None
+    catalogue = dataset.catalogue
+    return user_tower, ItemTower(catalogue.columns, len(catalogue), dims=config.network.dims, ids=shared)
 
 
 def _read(config: Config) -> Dataset:
