@@ -181,6 +181,7 @@ def _choose_ports(address: str, wanted: tuple[int, int, int]) -> tuple[int, int,
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 listener.bind((address, port))
+                listener.listen()  # with SO_REUSEADDR, only a listening port is taken
             except OSError as error:
                 raise BuilderError(
                     f"cannot listen on {address}:{port} for {purpose}: {error.strerror}; "
