@@ -1,0 +1,150 @@
+from pathlib import Path
+
+import pytest
+
+from builder.config import Config
+from builder.errors import ConfigError
+
+TRAINED = """\
+name: movies
+data:
+  items: {path: items.parquet, id: item_id, features: [{name: genres, kind: tags, filter: true}]}
+  users: {path: users.parquet, id: user_id, features: [{name: age, kind: number}]}
+  interactions: {path: ratings.parquet, user: user_id, item: item_id}
+"""
+GIVEN = "name: given\nembeddings: {path: vectors.npy}\n"
+
+
+def load(folder: Path, text: str) -> Config:
+    path = folder / "retrieval.yaml"
+    path.write_text(text)
+    return Config.load(path)
+
+
+def fault(folder: Path, text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(folder, text)
+    return str(caught.value).replace(f"{folder}/retrieval.yaml", "FILE")
+
+
+def test_paths_start_at_the_folder_of_the_file(tmp_path: Path) -> None:
+    config = load(tmp_path, TRAINED)
+    assert config.items.path == tmp_path / "items.parquet"
+    assert config.data.interactions is not None
+    assert config.data.interactions.path == tmp_path / "ratings.parquet"
+
+
+def test_absolute_paths_stay(tmp_path: Path) -> None:
+    config = load(tmp_path, GIVEN.replace("vectors.npy", "/data/vectors.npy"))
+    assert config.embeddings is not None
+    assert config.embeddings.path == Path("/data/vectors.npy")
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    config = load(tmp_path, TRAINED + "index: {probes: 3, recall: 0.9}\n")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    assert load(elsewhere, config.to_yaml()) == config
+    given = load(tmp_path, GIVEN)
+    assert load(elsewhere, given.to_yaml()) == given
+
+
+@pytest.mark.parametrize(
+    ("added", "message"),
+    [
+        ("netwerk: {}", "FILE, netwerk: unknown key.\n  Did you mean 'network'? Known: name, data, embeddings"),
+        (
+            "network: {dimz: 3}",
+            "FILE, network.dimz: unknown key.\n  Did you mean 'dims'? Known: dims, history, user_id.",
+        ),
+        ("network: {dims: '64'}", "FILE, network.dims: got '64', expected a valid integer"),
+        ("network: {dims: true}", "FILE, network.dims: got True, expected a valid integer"),
+        ("network: {dims: 1}", "FILE, network.dims: got 1, expected greater than or equal to 4"),
+        ("training: {temperature: .nan}", "FILE, training.temperature: got nan, expected a finite number"),
+        ("index: {clusters: many}", "FILE, index.clusters: got 'many', expected 'auto' or a valid integer"),
+        ("index: {clusters: 2, probes: 3}", "FILE, index: probes 3 exceed clusters 2"),
+        ("index: {results: 9, max_candidates: 8}", "FILE, index: results 9 exceed max_candidates 8"),
+        ("index: {results: 9, candidates: 8}", "FILE, index: candidates 8 must lie between results 9 and max_cand"),
+        ("split: {kind: file}", "FILE, split: kind file goes with a test file, and only that kind"),
+        ("split: {test: test.csv}", "FILE, split: kind file goes with a test file, and only that kind"),
+        ("split: {kind: random}", "FILE, split.kind: got 'random', expected 'leave-last-out' or 'file'"),
+        ("embeddings: {path: v.npy}", "FILE: expected exactly one of data.interactions and embeddings"),
+        ("name: again", "FILE, line 6, column 1: is not YAML: key 'name' twice"),
+        ("network: [1", "FILE, line 7, column 1: is not YAML: expected ',' or ']'"),
+        ("network: {user_id: false, history: 0}\n", ""),
+    ],
+)
+def test_faults_name_the_field(tmp_path: Path, added: str, message: str) -> None:
+    if not message:  # a user feature is input enough
+        load(tmp_path, TRAINED + added)
+        return
+    assert fault(tmp_path, TRAINED + added + "\n").startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("history", "'history' is the name of another input"),
+        ("class", "got 'class', expected a Python identifier"),
+        ("my-feature", "got 'my-feature', expected a Python identifier"),
+        ("_hidden", "got '_hidden', expected a Python identifier"),
+    ],
+)
+@pytest.mark.parametrize("table", ["items", "users"])
+def test_feature_names(tmp_path: Path, name: str, message: str, table: str) -> None:
+    old = "genres" if table == "items" else "age"
+    found = fault(tmp_path, TRAINED.replace(f"name: {old}", f"name: {name}"))
+    assert found.startswith(f"FILE, data.{table}.features[0].name: {message}")
+
+
+def test_feature_faults(tmp_path: Path) -> None:
+    item = "{name: genres, kind: tags, filter: true}"
+    twice = fault(tmp_path, TRAINED.replace(item, f"{item}, {item}"))
+    assert twice == "FILE, data.items.features: feature named twice: genres"
+    unknown = fault(tmp_path, TRAINED.replace("kind: tags", "kind: tag"))
+    assert unknown == ("FILE, data.items.features[0].kind: got 'tag', expected 'category', 'tags', 'number' or 'date'")
+    assert "separator goes with kind tags" in fault(tmp_path, TRAINED.replace("kind: tags", "kind: date, separator: x"))
+    assert "format goes with kind date" in fault(tmp_path, TRAINED.replace("kind: tags", "kind: tags, format: x"))
+    assert "'user_id' is taken" in fault(tmp_path, TRAINED.replace("name: age", "name: user_id"))
+    assert "values are read from the table" in fault(
+        tmp_path, TRAINED.replace("kind: number", "kind: category, values: string")
+    )
+
+
+def test_several_faults_are_all_told(tmp_path: Path) -> None:
+    found = fault(tmp_path, TRAINED + "network: {dims: 1.5}\ntraining: {epoch: 3}\n")
+    assert found == (
+        "FILE: 2 faults\n  network.dims: got 1.5, expected a valid integer\n"
+        "  training.epoch: unknown key. Did you mean 'epochs'? Known: epochs, batch, negatives, learning_rate, "
+        "temperature, patience, seed."
+    )
+
+
+def test_files_that_are_no_configuration(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.yaml: cannot be read: No such file"):
+        Config.load(tmp_path / "none.yaml")
+    assert fault(tmp_path, "just text") == "FILE: got 'just text', expected keys with values"
+    assert fault(tmp_path, "") == "FILE: got None, expected keys with values"
+    (tmp_path / "retrieval.yaml").write_bytes(b"name: \xff\xfe")
+    with pytest.raises(ConfigError, match="is not UTF-8"):
+        Config.load(tmp_path / "retrieval.yaml")
+    assert fault(tmp_path, "data: {}") == "FILE, name: is missing."
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (GIVEN + "training: {epochs: 1}", "embeddings are not trained: leave out training"),
+        (GIVEN + "network: {history: 3}", "set embeddings.query or leave them out"),
+        (GIVEN + "data: {users: {features: []}}", "set embeddings.query or leave them out"),
+        (
+            "name: x\nembeddings: {path: v.npy, query: t.pt}\ndata: {users: {features: [{name: a, kind: category}]}}",
+            "'a': with embeddings a category needs values: integer or string",
+        ),
+        ("name: x", "expected exactly one of data.interactions and embeddings"),
+        ("name: a b\nembeddings: {path: v.npy}", "got 'a b', expected letters, digits"),
+        ("name: x\ndata: {interactions: {path: a, user: b, item: c}}", "data.items is missing"),
+    ],
+)
+def test_combinations(tmp_path: Path, text: str, message: str) -> None:
+    assert message in fault(tmp_path, text)
