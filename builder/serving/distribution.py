@@ -44,8 +44,8 @@ class Distribution:
         if inherited := environment.get("LD_LIBRARY_PATH"):
             paths.append(inherited)
         environment["LD_LIBRARY_PATH"] = os.pathsep.join(paths)
-        # The stub runs an isolated interpreter, which reads no PYTHONPATH and takes its packages from the first python3 on
-        # PATH. The link in a virtual environment is not followed: it is what leads to the environment's packages.
+        # The stub runs an isolated interpreter, which reads no PYTHONPATH and takes its packages from the first python3
+        # on PATH. The link in a virtual environment is not followed: it is what leads to the environment's packages.
         environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
         environment["PYTHONDONTWRITEBYTECODE"] = "1"
         return environment
