@@ -106,7 +106,7 @@ def _dataset(name: str, source: Path | None, folder: Path) -> Path:
             click.echo(f"{error}\nGoing on with the synthetic dataset instead.", err=True)
         from builder.data.synthetic import synthetic
 
-        return synthetic(folder / "synthetic", users=2000, items=5000, seed=0)
+        return synthetic(folder / "synthetic", users=1500, items=3000, seed=0)
 
 
 def _show_queries(console: Console, client: RetrievalClient, run: TrainedRun) -> None:
@@ -122,7 +122,6 @@ def _show_queries(console: Console, client: RetrievalClient, run: TrainedRun) ->
     console.print(f"a user: {told}; the last of {len(history)} items in the history:")
     console.print(items.table(history[: -RESULTS_BEFORE - 1 : -1]))
 
-    client.retrieve(user=user, history=history, k=RESULTS)  # the first call of a process is slow, the second says more
     result = client.retrieve(user=user, history=history, exclude=seen, k=RESULTS)
     _show(console, "what they have not seen", result, items)
     condition = example_filter(run)
@@ -186,7 +185,8 @@ def example_filter(run: TrainedRun) -> Condition | None:
             break
     for column in filtered:
         if isinstance(column, NumberColumn) and column.feature.kind == "number":
-            parts.append(F[column.feature.name] >= float(np.nanmedian(column.values)))
+            middle = float(np.nanmedian(column.values))
+            parts.append(F[column.feature.name] >= (int(middle) if middle.is_integer() else middle))
             break
     if not parts:
         return None

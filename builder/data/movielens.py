@@ -71,7 +71,8 @@ data:
     time: time
     label: {column: rating, at_least: 4}
 split: {kind: leave-last-out}
-network: {dims: 32, history: 50}
+network: {dims: 32, history: 10}
+training: {batch: 512, negatives: 256, learning_rate: 0.005, temperature: 0.2}
 """
 
 

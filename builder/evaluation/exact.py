@@ -49,7 +49,8 @@ def _search_chunk(queries: Tensor, vectors: VectorSource, k: int, exclude: Lists
     owners = None if exclude is None else torch.from_numpy(exclude.owners)
     values = None if exclude is None else torch.from_numpy(exclude.values.astype(np.int64))
     for start in range(0, len(vectors), _ITEMS):
-        chunk = torch.as_tensor(vectors[start : start + _ITEMS], dtype=torch.float32, device=queries.device)
+        # A copy, because a memory map of a run cannot be written and torch wants what it could write.
+        chunk = torch.from_numpy(np.array(vectors[start : start + _ITEMS], dtype=np.float32)).to(queries.device)
         scores = queries @ chunk.T
         if owners is not None and values is not None:
             here = (values >= start) & (values < start + len(chunk))

@@ -49,6 +49,7 @@ def model_config(schema: Schema, *, model: str, backend: str, threads: int) -> s
     config.parameters["INTRA_OP_THREAD_COUNT"].string_value = str(threads)
     if backend == "pytorch":
         config.parameters["INFERENCE_MODE"].string_value = "true"
+        config.parameters["DISABLE_OPTIMIZED_EXECUTION"].string_value = "true"  # see serving/triton_model.py
         config.parameters["ENABLE_WEIGHT_SHARING"].string_value = "true"
         if threads == 0:
             del config.parameters["INTRA_OP_THREAD_COUNT"]

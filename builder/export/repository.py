@@ -27,7 +27,6 @@ from client.schema import Schema
 # Copied, never imported here: it needs the server's own Python module.
 _SERVED_CODE = Path(__file__).parent.parent / "serving" / "triton_model.py"
 _PARTIAL = ".partial-"
-_COPY_CHUNK = 8 << 20
 _FREE_SPACE_RESERVE = 64 << 20  # bytes left free beside what is written
 
 
@@ -140,14 +139,10 @@ def _locked(home: Path) -> int:
 
 
 def _save(scripted: torch.jit.ScriptModule, path: Path) -> None:
-    """Save by way of a file in memory: torch's writer aborts the whole process when a disk takes no more.
-
-    That costs the artifact's size in memory once more, which is less than loading it takes.
-    """
-    descriptor = os.memfd_create(path.name)
-    with os.fdopen(descriptor, "rb") as saved, path.open("wb") as target:
-        scripted.save(f"/proc/self/fd/{descriptor}")
-        shutil.copyfileobj(saved, target, _COPY_CHUNK)
+    """Save, the space claimed first: torch's writer aborts the whole process when a disk takes no more."""
+    with path.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, _artifact_bytes(scripted) + _FREE_SPACE_RESERVE)
+    scripted.save(str(path))
 
 
 def _write_configs(home: Path, partial: Path, model: str, schema: Schema, threads: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from client.hashing import UNKNOWN_KEY
 from client.schema import Feature, Schema
 
 
+_SCRIPTING = threading.Lock()  # torch.jit.script is not safe on several threads at once
+
+
 def script(pipeline: Pipeline, schema: Schema) -> torch.jit.ScriptModule:
     """Script, not trace: tracing would bake in the device and the shapes of the example."""
     ops.load()
@@ -24,8 +28,9 @@ def script(pipeline: Pipeline, schema: Schema) -> torch.jit.ScriptModule:
     # of its own keeps this export apart from earlier ones.
     alone = copy.copy(pipeline.eval())
     alone.__class__ = type("Pipeline", (Pipeline,), {})
-    scripted = torch.jit.script(alone)
-    scripted.define(forward_source(schema, own_tower=own_tower))
+    with _SCRIPTING:
+        scripted = torch.jit.script(alone)
+        scripted.define(forward_source(schema, own_tower=own_tower))
     return scripted
 
 

@@ -46,7 +46,7 @@ def spherical_kmeans(
         raise ValueError(f"clusters is {clusters}; expected 1 to the number of items, {rows}")
     generator = torch.Generator().manual_seed(seed)
     sample = torch.randperm(rows, generator=generator)[: clusters * SAMPLE_PER_CLUSTER].sort().values
-    points = normalize(torch.from_numpy(np.asarray(vectors[sample.numpy()], dtype=np.float32)), dim=1)
+    points = directions(torch.from_numpy(np.array(vectors[sample.numpy()], dtype=np.float32)))
     centroids = points[torch.randperm(len(points), generator=generator)[:clusters]].clone()
     batch = min(len(points), max(4096, 8 * clusters))
     batches = math.ceil(len(points) / batch)
@@ -64,6 +64,12 @@ def spherical_kmeans(
     return centroids
 
 
+def directions(rows: Tensor) -> Tensor:
+    """Unit vectors of `rows [n, D] float32`, 0 for a zero row. Squares of float32 would overflow beyond 1e19."""
+    largest = rows.abs().amax(dim=1, keepdim=True)
+    return normalize(rows / torch.where(largest > 0, largest, torch.ones_like(largest)), dim=1)
+
+
 def nearest(rows: Tensor, centroids: Tensor) -> Tensor:
     """Return `[n] int64`, the centroid with the largest inner product of each row (ties: the first)."""
     step = max(1, SCORES_PER_CHUNK // len(centroids))
@@ -77,7 +83,7 @@ def assign(
     labels = np.empty(len(vectors), dtype=np.int32)
     for start in range(0, len(vectors), ROWS_PER_CHUNK):
         chunk = torch.from_numpy(np.array(vectors[start : start + ROWS_PER_CHUNK], dtype=np.float32))
-        labels[start : start + len(chunk)] = nearest(chunk, centroids).numpy()
+        labels[start : start + len(chunk)] = nearest(directions(chunk), centroids).numpy()
         on_step(min(1.0, (start + len(chunk)) / len(vectors)))
     return labels
 

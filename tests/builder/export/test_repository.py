@@ -111,10 +111,13 @@ def test_a_failing_write_leaves_what_was_there(
     assert [path.read_bytes() for path in tmp_path.rglob("*.pbtxt")] == config
 
 
-def test_torch_out_of_space_is_told_as_such(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch's own writer, on a device that is always full."""
-    save = module._save
-    monkeypatch.setattr(module, "_save", lambda scripted, path: save(scripted, Path("/dev/full")))
+def test_space_that_cannot_be_claimed_is_told(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with a quota, which the free space of the file system does not show."""
+
+    def full(descriptor: int, offset: int, length: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(BuilderError, match=r"cannot write a version of retrieval .*No space left on device"):
         export(source, tmp_path)
     assert listing(tmp_path) == []

@@ -54,6 +54,14 @@ def test_empty_clusters_are_repaired() -> None:
     assert len(np.unique(labels)) >= 12
 
 
+@pytest.mark.parametrize("magnitude", [1e-30, 1e19, 1e30])
+def test_clusters_do_not_depend_on_the_magnitude(magnitude: float) -> None:
+    vectors, _ = clustered(seed=8)
+    centroids = spherical_kmeans(vectors, 8, seed=3)
+    scaled = (vectors.astype(np.float64) * magnitude).astype(np.float32)
+    assert np.array_equal(assign(scaled, spherical_kmeans(scaled, 8, seed=3)), assign(vectors, centroids))
+
+
 @pytest.mark.parametrize("clusters", [0, 6])
 def test_impossible_number_of_clusters(clusters: int) -> None:
     with pytest.raises(ValueError, match=f"clusters is {clusters}; expected 1 to the number of items, 5"):
