@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,12 +24,13 @@ def exact_search(
     *,
     exclude: Lists | None = None,
     device: torch.device | str = "cpu",
+    on_step: Callable[[float], None] = lambda done: None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The k items of the largest inner product.
 
     `queries [Q, D]` floats; `vectors` [N, D] floats; `exclude`: Q lists of positions that must not be returned. Returns
     positions `[Q, k]` by descending score, -1 past the last item, and scores `[Q, k]`, -inf there. Equal scores come in
-    any order. Memory: scores of 1,024 queries by 65,536 items at a time.
+    any order. Memory: scores of 1,024 queries by 65,536 items at a time. `on_step` receives the fraction done.
     """
     asked = torch.as_tensor(queries, dtype=torch.float32)
     positions = np.full((len(asked), k), -1, np.int64)
@@ -36,13 +38,22 @@ def exact_search(
     for start in range(0, len(asked), _QUERIES):
         stop = min(start + _QUERIES, len(asked))
         excluded = None if exclude is None else exclude.take(np.arange(start, stop))
-        best, at = _search_chunk(asked[start:stop].to(device), vectors, k, excluded)
+        best, at = _search_chunk(
+            asked[start:stop].to(device), vectors, k, excluded, _part(on_step, start, stop, len(asked))
+        )
         positions[start:stop, : best.shape[1]] = torch.where(torch.isinf(best), -1, at).cpu().numpy()
         scores[start:stop, : best.shape[1]] = best.cpu().numpy()
     return positions, scores
 
 
-def _search_chunk(queries: Tensor, vectors: VectorSource, k: int, exclude: Lists | None) -> tuple[Tensor, Tensor]:
+def _part(on_step: Callable[[float], None], start: int, stop: int, total: int) -> Callable[[float], None]:
+    """Reports the fraction done of a part as that of the whole."""
+    return lambda done: on_step((start + (stop - start) * done) / total)
+
+
+def _search_chunk(
+    queries: Tensor, vectors: VectorSource, k: int, exclude: Lists | None, on_step: Callable[[float], None]
+) -> tuple[Tensor, Tensor]:
     """Best scores `[Q, min(k, N)]`, -inf for none, and their positions."""
     best = queries.new_empty((len(queries), 0))
     at = torch.empty((len(queries), 0), dtype=torch.int64, device=queries.device)
@@ -59,4 +70,5 @@ def _search_chunk(queries: Tensor, vectors: VectorSource, k: int, exclude: Lists
         best, at = torch.cat([best, top.values], dim=1), torch.cat([at, top.indices + start], dim=1)
         kept = best.topk(min(k, best.shape[1]), dim=1)
         best, at = kept.values, at.gather(1, kept.indices)
+        on_step((start + len(chunk)) / len(vectors))
     return best, at

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from builder.data.vectors import VectorSource
-from builder.index.kmeans import ROWS_PER_CHUNK
+from builder.evaluation.exact import exact_search
+from builder.index.kmeans import directions
 from builder.network.search import Search
 
 QUERIES_PER_CALL = 16  # bounds the masks of one call: 16 x N / 8 bytes
@@ -45,36 +46,19 @@ def calibrate(
     A result counts as found when its exact score reaches the `at`-th exact score, so ties count alike.
     """
     # A query's length changes no order; at length 1 the products of large or small vectors stay within float32.
-    largest = queries.abs().amax(1, keepdim=True)
-    queries = torch.nn.functional.normalize(queries / torch.where(largest > 0, largest, 1.0), dim=1)
+    queries = directions(queries)
     at = min(at, len(ids))
-    scores, items = exact_top(queries, vectors, at, on_step)
+    items, scores = exact_search(queries, vectors, at, on_step=on_step)
     position = np.argsort(ids)
     row_of_item = np.empty(len(ids), dtype=np.int64)
     row_of_item[position] = search.item_rows.numpy()
-    floor = scores[:, -1] - 1e-5 * scores.abs().amax(1)
-    search.probes = probes or _probes_that_hold(search, queries, row_of_item[items.numpy()], target)
+    floor = torch.from_numpy(scores[:, -1] - 1e-5 * np.abs(scores).max(1))
+    search.probes = probes or _probes_that_hold(search, queries, row_of_item[items], target)
     while True:
         recall = _measure(search, queries, vectors, ids, position, floor, at)
         if probes is not None or recall >= target or search.probes == search.clusters:
             return Calibration(search.probes, recall, at, len(queries))
         search.probes = min(search.clusters, int(search.probes * GROWTH) + 1)
-
-
-def exact_top(
-    queries: Tensor, vectors: VectorSource, k: int, on_step: Callable[[float], None] = lambda done: None
-) -> tuple[Tensor, Tensor]:
-    """Exact inner-product search in float32, a chunk of `vectors [N, D]` at a time: scores, positions `[Q, k]`."""
-    best_scores = torch.full((len(queries), k), float("-inf"))
-    best_items = torch.full((len(queries), k), -1, dtype=torch.int64)
-    for start in range(0, len(vectors), ROWS_PER_CHUNK):
-        chunk = torch.from_numpy(np.array(vectors[start : start + ROWS_PER_CHUNK], dtype=np.float32))
-        scores, items = (queries @ chunk.T).topk(min(k, len(chunk)), dim=1)
-        merged_scores = torch.cat([best_scores, scores], dim=1)
-        best_scores, chosen = merged_scores.topk(k, dim=1)
-        best_items = torch.cat([best_items, items + start], dim=1).gather(1, chosen)
-        on_step(min(1.0, (start + len(chunk)) / len(vectors)))
-    return best_scores, best_items
 
 
 def _probes_that_hold(search: Search, queries: Tensor, rows: NDArray[np.int64], target: float) -> int:

@@ -16,7 +16,6 @@ from builder.network.pipeline import Pipeline, forward_source
 from client.hashing import UNKNOWN_KEY
 from client.schema import Feature, Schema
 
-
 _SCRIPTING = threading.Lock()  # torch.jit.script is not safe on several threads at once
 
 

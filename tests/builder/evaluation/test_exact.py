@@ -27,8 +27,11 @@ def test_against_a_full_sort(seed: int, monkeypatch: pytest.MonkeyPatch) -> None
         found, best = exact.exact_search(queries, source, 10, exclude=exclude)
         np.testing.assert_array_equal(found, expected)
         np.testing.assert_allclose(best, np.take_along_axis(scores, expected, axis=1), rtol=1e-5)
-    found, _ = exact.exact_search(torch.from_numpy(queries), vectors, 10)
+    done: list[float] = []
+    found, _ = exact.exact_search(torch.from_numpy(queries), vectors, 10, on_step=done.append)
     np.testing.assert_array_equal(found, np.argsort(-(queries @ vectors.T), axis=1)[:, :10])
+    assert done == sorted(done)
+    assert done[-1] == 1.0
 
 
 def test_fewer_items_than_results() -> None:

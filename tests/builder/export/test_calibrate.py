@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from builder import ops
-from builder.export.calibrate import calibrate, exact_top
+from builder.export.calibrate import calibrate
 from builder.index.build import build_index
 from builder.network.search import Search
 
@@ -94,17 +94,3 @@ def test_a_zero_query_finds_everything_equal() -> None:
     search = make_search(vectors, np.arange(100), clusters=3)
     found = calibrate(search, vectors, np.arange(100), torch.zeros(2, DIMS), target=0.9, at=AT, probes=None)
     assert found.recall == 1.0
-
-
-def test_exact_top_merges_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("builder.export.calibrate.ROWS_PER_CHUNK", 7)
-    seed = 6
-    rng = np.random.default_rng(seed)
-    vectors, queries = rng.normal(size=(40, 5)).astype(np.float32), rng.normal(size=(6, 5)).astype(np.float32)
-    done: list[float] = []
-    scores, items = exact_top(torch.from_numpy(queries), vectors, 12, done.append)
-    expected = np.argsort(-(queries.astype(np.float64) @ vectors.T.astype(np.float64)), axis=1)[:, :12]
-    np.testing.assert_array_equal(items.numpy(), expected, err_msg=f"seed {seed}")
-    np.testing.assert_allclose(scores.numpy(), np.einsum("qd,qkd->qk", queries, vectors[expected]), rtol=1e-5)
-    assert done == sorted(done)
-    assert done[-1] == 1.0
