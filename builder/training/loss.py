@@ -1,8 +1,9 @@
 """Sampled softmax with corrected logits.
 
 The batch's own items serve as negatives (drawn by popularity) together with items drawn uniformly (Yang et al. 2020,
-doi:10.1145/3366424.3386195). Each logit is lessened by the log of how often its item is expected among the
-candidates, so that what is learned is the softmax over the catalogue (Yi et al. 2019, doi:10.1145/3298689.3346996).
+doi:10.1145/3366424.3386195). The logit of a negative is lessened by the log of how often its item is expected among
+the candidates, so that the sum over candidates stands for the sum over the catalogue (Yi et al. 2019,
+doi:10.1145/3298689.3346996). A row's positive is there with certainty and stays as it is.
 """
 
 from __future__ import annotations
@@ -36,4 +37,5 @@ def sampled_softmax(
         accidental[:, :batch].fill_diagonal_(False)
         row, column = accidental.nonzero(as_tuple=True)
     logits.index_put_((row, column), logits.new_tensor(-torch.inf))
+    logits.diagonal().add_(log_expected[:batch])  # takes the correction back
     return F.cross_entropy(logits, torch.arange(batch, device=logits.device))

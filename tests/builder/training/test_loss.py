@@ -1,0 +1,70 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from builder.training.loss import expected_counts, sampled_softmax
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_against_the_definition(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    batch, negatives, items, temperature = 6, 9, 8, 0.2
+    users = F.normalize(torch.randn(batch, 4, generator=generator), dim=1).requires_grad_()
+    vectors = F.normalize(torch.randn(items, 4, generator=generator), dim=1)
+    positions = torch.randint(0, items, (batch + negatives,), generator=generator)  # few items: many accidents
+    expected = torch.rand(items, generator=generator) + 0.1
+    found = sampled_softmax(users, vectors[positions], positions, expected.log()[positions], temperature)
+    total, known = 0.0, users.detach()
+    for row in range(batch):
+        target = int(positions[row])
+        logits = [
+            float(known[row] @ vectors[item]) / temperature - math.log(expected[item])
+            for item in positions.tolist()
+            if item != target
+        ]
+        own = float(known[row] @ vectors[target]) / temperature
+        total += math.log(math.exp(own) + sum(map(math.exp, logits))) - own
+    assert float(found.detach()) == pytest.approx(total / batch, rel=1e-5)
+    found.backward()
+    assert users.grad is not None
+    assert torch.isfinite(users.grad).all()
+
+
+def test_all_candidates_the_same_item() -> None:
+    users = torch.ones(2, 1)
+    loss = sampled_softmax(users, torch.ones(3, 1), torch.tensor([4, 4, 4]), torch.zeros(3), 0.1)
+    assert float(loss) == 0.0
+
+
+def test_expected_counts_are_those_of_the_sampler() -> None:
+    rng = np.random.default_rng(0)
+    popularity = np.array([0.5, 0.3, 0.2, 0.0])
+    batch, negatives, steps = 10, 6, 20_000
+    drawn = np.bincount(rng.choice(4, batch * steps, p=popularity), minlength=4)
+    drawn += np.bincount(rng.integers(0, 4, negatives * steps), minlength=4)
+    found = expected_counts(torch.from_numpy(popularity).float(), batch, negatives)
+    np.testing.assert_allclose(found, drawn / steps, rtol=0.02)
+
+
+def test_learns_the_softmax_over_the_catalogue() -> None:
+    """One user, unevenly popular items: the corrected logits must come out as log popularity, whatever was sampled."""
+    generator = torch.Generator().manual_seed(0)
+    popularity = torch.tensor([0.5, 0.25, 0.15, 0.1])
+    scores = torch.zeros(4, requires_grad=True)
+    log_expected = expected_counts(popularity, 256, 16).log()
+    optimizer = torch.optim.Adam([scores], lr=0.02)
+    trace = []
+    for _ in range(800):
+        positives = torch.multinomial(popularity, 256, replacement=True, generator=generator)
+        positions = torch.cat([positives, torch.randint(0, 4, (16,), generator=generator)])
+        loss = sampled_softmax(
+            torch.ones(256, 1), scores[positions, None], positions, log_expected[positions], temperature=1.0
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        trace.append(scores.detach().softmax(0))
+    np.testing.assert_allclose(torch.stack(trace[-200:]).mean(0), popularity, atol=0.02)

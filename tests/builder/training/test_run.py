@@ -1,0 +1,198 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from builder.config import Config
+from builder.data.movielens import movielens_100k
+from builder.data.synthetic import synthetic
+from builder.errors import BuilderError
+from builder.evaluation.exact import exact_search
+from builder.evaluation.metrics import quality
+from builder.network.towers import SPARSE_ROWS
+from builder.training import checkpoint, run, trainer
+
+SETTINGS = {"training": {"epochs": 3, "batch": 256, "negatives": 64, "learning_rate": 0.01}}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return synthetic(tmp_path_factory.mktemp("data"), users=150, items=300, seed=1)
+
+
+def config(data: Path, **settings: dict[str, Any]) -> Config:
+    raw = Config.load(data).model_dump()
+    for section, values in {**SETTINGS, **settings}.items():
+        raw[section] = {**raw[section], **values}
+    return Config.model_validate(raw)
+
+
+def same(one: Path, other: Path) -> None:
+    np.testing.assert_array_equal(np.load(one / run.VECTORS), np.load(other / run.VECTORS))
+    cpu = torch.device("cpu")
+    towers, others = (checkpoint.restore(out / run.TOWERS, cpu) for out in (one, other))
+    assert towers.keys() == others.keys()
+    assert all(torch.equal(towers[name], others[name]) for name in towers)
+    logs = [
+        [{**json.loads(line), "seconds": 0} for line in (out / run.METRICS).read_text().splitlines()]
+        for out in (one, other)
+    ]
+    assert logs[0] == logs[1]
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run.train(config(data), tmp_path_factory.mktemp("runs") / "one", False)
+
+
+def test_run_folder(trained: Path, data: Path) -> None:
+    assert sorted(path.name for path in trained.iterdir()) == sorted(
+        [run.CONFIG, run.CHECKPOINT, run.TOWERS, run.METRICS, run.VECTORS, run.REPORT]
+    )
+    log = [json.loads(line) for line in (trained / run.METRICS).read_text().splitlines()]
+    assert [line["epoch"] for line in log] == [1, 2, 3]
+    assert log[-1]["loss"] < log[0]["loss"]
+    loaded = run.load(trained)
+    assert loaded.config == config(data)
+    assert loaded.config.items.path == data.parent / "items.parquet"
+
+
+def test_loaded_towers_give_the_reported_figures(trained: Path) -> None:
+    loaded = run.load(trained)
+    for part in ("test", "validation"):
+        requests = loaded.held_out(part)
+        queries = loaded.queries(requests)
+        assert queries.shape == (len(requests), 32)
+        ids = loaded.catalogue.ids
+        seen = run.Lists(requests.exclude.offsets, loaded.catalogue.find(requests.exclude.values))
+        found, _ = exact_search(queries, loaded.item_vectors, 20, exclude=seen)
+        found_ids = np.where(found >= 0, ids[found], -1)
+        measured = quality(found_ids, requests.targets)
+        assert measured.recall == pytest.approx(loaded.figures[f"{part}_recall_at_20"])
+        assert measured.ndcg == pytest.approx(loaded.figures[f"{part}_ndcg_at_20"])
+    assert loaded.figures["best_epoch"] <= loaded.figures["epochs"] == 3
+
+
+def test_requests_are_what_the_files_say(trained: Path) -> None:
+    loaded = run.load(trained)
+    requests = loaded.held_out("test")
+    assert list(requests.features) == ["user_id", "age", "country"] == [f.name for f in loaded.user_features]
+    assert requests.features["user_id"].dtype == np.int64
+    assert requests.features["age"].dtype == np.float32
+    assert requests.history.shape == (len(requests), loaded.history_length)
+    dataset = loaded.dataset
+    ids = dataset.catalogue.ids
+    for row in range(len(requests)):
+        history = requests.history[row][requests.history[row] >= 0]
+        assert history.tolist() == ids[dataset.test.history[row]][-loaded.history_length :].tolist()
+        assert requests.exclude[row].tolist() == ids[dataset.test.seen[row]].tolist()
+        assert requests.targets[row].tolist() == ids[dataset.test.targets[row]].tolist()
+    sample = loaded.held_out("test", sample=7, seed=3)
+    assert len(sample) == 7
+    at = np.searchsorted(requests.features["user_id"][:, 0], sample.features["user_id"][:, 0])
+    np.testing.assert_array_equal(requests.history[at], sample.history)
+
+
+def test_the_same_seed_gives_the_same_run(trained: Path, data: Path, tmp_path: Path) -> None:
+    same(trained, run.train(config(data), tmp_path / "again", False))
+
+
+@pytest.mark.parametrize("checkpoints", [2, 6, 11])
+def test_a_killed_run_resumes_to_the_same_result(
+    checkpoints: int, trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checkpoints come after every step here; the run is killed at some of them, between epochs and inside."""
+    saves = 0
+    save = checkpoint.save
+
+    def killing_save(state: dict[str, Any], path: Path) -> None:
+        nonlocal saves
+        save(state, path)
+        saves += path.name == run.CHECKPOINT
+        if saves >= checkpoints:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "CHECKPOINT_S", 0.0)
+        patch.setattr(run, "save", killing_save)
+        with pytest.raises(KeyboardInterrupt):
+            run.train(config(data), tmp_path / "killed", False)
+    with pytest.raises(BuilderError, match="the run is not finished"):
+        run.load(tmp_path / "killed")
+    same(trained, run.train(config(data), tmp_path / "killed", True))
+
+
+def test_resuming_a_finished_run_changes_nothing(trained: Path, data: Path) -> None:
+    before = {path.name: path.read_bytes() for path in trained.iterdir() if path.name != run.REPORT}
+    run.train(config(data), trained, True)
+    assert {path.name: path.read_bytes() for path in trained.iterdir() if path.name != run.REPORT} == before
+
+
+def test_refusals(trained: Path, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(BuilderError, match=r"a run stands there already\n  Go on with --resume"):
+        run.train(config(data), trained, False)
+    with pytest.raises(BuilderError, match="other settings under network"):
+        run.train(config(data, network={"dims": 16}), trained, True)
+    with pytest.raises(BuilderError, match="other settings under training"):
+        run.train(config(data, training={**SETTINGS["training"], "batch": 8}), trained, True)
+    with pytest.raises(BuilderError, match="no run there"):
+        run.load(tmp_path)
+
+
+def test_changed_data_is_noticed(tmp_path: Path) -> None:
+    data = synthetic(tmp_path / "data", users=60, items=120, seed=1)
+    settings = config(data, training={"epochs": 1, "batch": 512})
+    out = run.train(settings, tmp_path / "run", False)
+    synthetic(tmp_path / "data", users=60, items=120, seed=2)
+    with pytest.raises(BuilderError, match="the data has changed since the training"):
+        run.load(out)
+    with pytest.raises(BuilderError, match="the data has changed since"):
+        run.train(settings, out, True)
+
+
+@pytest.mark.parametrize("network", [{"history": 0}, {"user_id": False}, {"user_id": False, "history": 0}], ids=str)
+def test_any_inputs(network: dict[str, Any], data: Path, tmp_path: Path) -> None:
+    settings = config(data, network=network, training={"epochs": 1, "batch": 512, "negatives": 0})
+    loaded = run.load(run.train(settings, tmp_path / "run", False))
+    requests = loaded.held_out()
+    assert torch.isfinite(loaded.queries(requests)).all()
+    assert requests.history.shape[1] == max(1, settings.network.history)
+    if not settings.network.history:
+        assert (requests.history == -1).all()
+
+
+def test_sparse_tables(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("builder.network.towers.SPARSE_ROWS", 200)
+    assert SPARSE_ROWS > 200
+    out = run.train(config(data), tmp_path / "sparse", False)
+    log = [json.loads(line) for line in (out / run.METRICS).read_text().splitlines()]
+    assert log[-1]["loss"] < log[0]["loss"] - 0.1
+    resumed = run.train(config(data, training={**SETTINGS["training"], "epochs": 4}), out, True)
+    assert len((resumed / run.METRICS).read_text().splitlines()) == 4
+
+
+def test_a_loss_that_is_no_number_stops(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(BuilderError, match=r"epoch 1: the loss is nan\n  Lower training.learning_rate"):
+        run.train(config(data, training={"learning_rate": 1e38, "temperature": 1e-30}), tmp_path / "run", False)
+
+
+def test_early_stopping(data: Path, tmp_path: Path) -> None:
+    out = run.train(config(data, training={"epochs": 40, "patience": 1, "batch": 512}), tmp_path / "run", False)
+    recalls = [json.loads(line)["recall"] for line in (out / run.METRICS).read_text().splitlines()]
+    assert len(recalls) < 40
+    assert recalls[-1] <= recalls[-2] == max(recalls)
+    assert run.load(out).figures["validation_recall_at_20"] == max(recalls)
+
+
+@pytest.mark.slow
+def test_movielens_is_learned(real_data: Path, tmp_path: Path) -> None:
+    settings = Config.load(movielens_100k(real_data, tmp_path / "data"))
+    loaded = run.load(run.train(settings, tmp_path / "run", False))
+    popularity = np.bincount(loaded.dataset.train.items, minlength=len(loaded.catalogue)).astype(np.float32)
+    test = loaded.dataset.test
+    popular, _ = exact_search(np.ones((len(test), 1)), popularity[:, None], 20, exclude=test.seen)
+    baseline = quality(popular, test.targets)
+    assert loaded.figures["test_recall_at_20"] > 0.22 > 1.5 * baseline.recall
