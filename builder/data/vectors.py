@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,9 +20,9 @@ class VectorSource(Protocol):
 
 @dataclass(frozen=True)
 class Vectors:
-    """Rows of an array, possibly a memory map, in another order; reads only what is indexed.
+    """Rows of an array, possibly a memory map, in another order; reads only what is indexed and keeps none of it.
 
-    `base` [P, D] floats, `rows` [N] int64 or None for `base` as it stands. Indexing gives `[n, D] float32`.
+    `base` [P, D] floats, `rows` [N] int64 or None for `base` as it stands. Indexing gives `[n, D] float32`, a copy.
     """
 
     base: NDArray[np.floating[Any]]
@@ -31,4 +32,9 @@ class Vectors:
         return len(self.base) if self.rows is None else len(self.rows)
 
     def __getitem__(self, at: Any, /) -> NDArray[np.float32]:
-        return np.array(self.base[at if self.rows is None else self.rows[at]], dtype=np.float32)
+        copy = np.array(self.base[at if self.rows is None else self.rows[at]], dtype=np.float32)
+        if isinstance(self.base, np.memmap):
+            # Pages that were read would count as memory of this process until the kernel wants them back; the page
+            # cache keeps them anyway.
+            self.base._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
+        return copy

@@ -14,7 +14,7 @@ from builder.data.lists import Lists
 from builder.data.vectors import VectorSource
 
 _QUERIES = 1024
-_ITEMS = 65_536
+_ITEMS = 16_384
 
 
 def exact_search(
@@ -30,7 +30,7 @@ def exact_search(
 
     `queries [Q, D]` floats; `vectors` [N, D] floats; `exclude`: Q lists of positions that must not be returned. Returns
     positions `[Q, k]` by descending score, -1 past the last item, and scores `[Q, k]`, -inf there. Equal scores come in
-    any order. Memory: scores of 1,024 queries by 65,536 items at a time. `on_step` receives the fraction done.
+    any order. Memory: scores of 1,024 queries by 16,384 items at a time. `on_step` receives the fraction done.
     """
     asked = torch.as_tensor(queries, dtype=torch.float32)
     positions = np.full((len(asked), k), -1, np.int64)

@@ -30,7 +30,7 @@ from builder.network.value import ValueModel
 from client.schema import Feature, Schema
 
 TASK = "score"
-CALIBRATION_QUERIES = 500
+CALIBRATION_QUERIES = 1000
 CALIBRATION_AT = 100  # recall is measured at the top 100, or at the artifact's results if those are fewer
 MAX_DIMS = (2**31 - 1) // 127**2  # the int32 sums of scan are exact up to here
 CANDIDATES_PER_RESULT = 4  # int8 scores order results well enough that 4 k of them hold the exact top k

@@ -16,7 +16,8 @@ from builder.index.kmeans import directions
 from builder.network.search import Search
 
 QUERIES_PER_CALL = 16  # bounds the masks of one call: 16 x N / 8 bytes
-GROWTH = 1.15  # of the probes, when what the search finds falls short of what its clusters hold
+GROWTH = 1.05  # of the probes, while what the search finds falls short of the target
+MARGIN = 2.0  # standard errors above the target, so that other queries reach it too
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,10 @@ def calibrate(
     probes: int | None,
     on_step: Callable[[float], None] = lambda done: None,
 ) -> Calibration:
-    """Find the fewest probes that reach `target` recall, set them in `search` and return what they measured.
+    """Find the fewest probes that surely reach `target` recall, set them in `search` and return what they measured.
+
+    Surely: the mean over the queries lies `MARGIN` standard errors above the target, because it holds for the queries
+    that chose the probes and should hold for others.
 
     `vectors` [N, D] and `ids` [N] in catalogue order; `queries` [Q, D] float32; `probes` not None only measures.
     A result counts as found when its exact score reaches the `at`-th exact score, so ties count alike.
@@ -55,8 +59,10 @@ def calibrate(
     floor = torch.from_numpy(scores[:, -1] - 1e-5 * np.abs(scores).max(1))
     search.probes = probes or _probes_that_hold(search, queries, row_of_item[items], target)
     while True:
-        recall = _measure(search, queries, vectors, ids, position, floor, at)
-        if probes is not None or recall >= target or search.probes == search.clusters:
+        recalls = _measure(search, queries, vectors, ids, position, floor, at)
+        recall = float(recalls.mean())
+        sure = recall - MARGIN * float(recalls.std()) / len(recalls) ** 0.5
+        if probes is not None or sure >= target or search.probes == search.clusters:
             return Calibration(search.probes, recall, at, len(queries))
         search.probes = min(search.clusters, int(search.probes * GROWTH) + 1)
 
@@ -84,8 +90,9 @@ def _measure(
     position: NDArray[np.int64],
     floor: Tensor,
     at: int,
-) -> float:
-    found = 0
+) -> NDArray[np.float64]:
+    """Recall of each query, [Q]."""
+    recalls = []
     for start in range(0, len(queries), QUERIES_PER_CALL):
         part = queries[start : start + QUERIES_PER_CALL]
         neutral = torch.zeros(len(part), 2, dtype=torch.int64)
@@ -96,5 +103,6 @@ def _measure(
         items = position[np.searchsorted(ids, chosen, sorter=position).clip(max=len(ids) - 1)]
         rows_of_part = torch.from_numpy(np.asarray(vectors[items], dtype=np.float32))
         exact = torch.einsum("qd,qkd->qk", part, rows_of_part)
-        found += int(((best >= 0) & (exact >= floor[start : start + len(part), None])).sum())
-    return found / (len(queries) * at)
+        found = (best >= 0) & (exact >= floor[start : start + len(part), None])
+        recalls.append(found.sum(1).numpy() / at)
+    return np.concatenate(recalls)

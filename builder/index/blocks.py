@@ -14,7 +14,7 @@ from builder.data.vectors import VectorSource
 from builder.index.quantize import quantize
 
 BLOCK = 32
-ROWS_PER_CHUNK = 32_768  # whole blocks; quantising in float64 takes 8 bytes a component
+ROWS_PER_CHUNK = 8_192  # whole blocks; quantising in float64 takes 8 bytes a component, several times over
 
 
 @dataclass(frozen=True)
