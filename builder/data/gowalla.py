@@ -30,7 +30,8 @@ data:
   items: {path: items.parquet, id: item_id}
   interactions: {path: train.parquet, user: user_id, item: item_id}
 split: {kind: file, test: test.parquet, validation_users: 3000}
-network: {dims: 64, history: 256}
+network: {dims: 128, history: 256, user_id: false}
+training: {patience: 2}
 """
 
 
