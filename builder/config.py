@@ -1,6 +1,6 @@
 """retrieval.yaml: everything that decides what is built, one frozen model per concern.
 
-    name: movies                      # the model's name on the server
+    name: movies                      # of the product; stands in the schema
     data:
       items: {path: items.parquet, id: item_id, features: [{name: genres, kind: tags, filter: true}]}
       users: {path: users.parquet, id: user_id, features: [{name: age, kind: number}]}

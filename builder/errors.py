@@ -3,7 +3,8 @@
 BuilderError
 ├── ConfigError     retrieval.yaml: unreadable, an unknown key, a value of the wrong type or range
 ├── DataError       a data file: missing, a missing column, a value of the wrong type, ids that cannot be
-└── DownloadError   a public dataset could not be fetched or is not the file it should be
+├── DownloadError   a public dataset could not be fetched or is not the file it should be
+└── OplibError      the operator library is missing and cannot be built (builder.oplib)
 """
 
 from __future__ import annotations

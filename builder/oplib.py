@@ -18,6 +18,8 @@ from pathlib import Path
 
 import torch
 
+from builder.errors import BuilderError
+
 LIBRARY_NAME = "libsilvertriton_ops.so"
 LIBRARY_VARIABLE = "SILVERTRITON_OPS_LIBRARY"
 # In a checkout a link to kernels/, in an installed wheel a folder.
@@ -36,7 +38,7 @@ COMPILE_FLAGS = (
 )
 
 
-class OplibError(RuntimeError):
+class OplibError(BuilderError):
     """The operator library is missing and cannot be built; the message says what to do."""
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from builder.cli.options import json_option, model_option
@@ -58,7 +59,7 @@ def command(run: Path, address: str | None, model: str, k: int, as_json: bool) -
     if "served" in results:
         exact, served = results["exact"], results["served"]
         table.add_row("difference", _relative(served.recall, exact.recall), _relative(served.ndcg, exact.ndcg))
-    Console().print(f"{len(test):,} test users of {run}", table, sep="\n")
+    Console().print(f"{len(test):,} test users of {escape(str(run))}", table, sep="\n")
 
 
 def _relative(value: float, reference: float) -> str:

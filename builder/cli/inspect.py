@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from builder.cli.options import json_option, model_option, repository_option
@@ -45,7 +46,7 @@ def command(repository: Path, model: str, version: int | None, item: int | None,
 def _show(manifest: Manifest, title: str) -> None:
     console = Console()
     schema, index, recall = manifest.read_schema(), manifest.index, manifest.recall
-    console.print(f"[bold]{title}[/bold]")
+    console.print(f"[bold]{escape(title)}[/bold]")
     facts = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     facts.add_row("name", manifest.name)
     facts.add_row("written", f"{manifest.created} by silvertriton {manifest.silvertriton}, torch {manifest.torch}")
@@ -55,7 +56,8 @@ def _show(manifest: Manifest, title: str) -> None:
     facts.add_row("default", f"{index.probes:,} probes, {index.candidates:,} candidates")
     facts.add_row(
         "recall",
-        f"{recall.measured:.4f} at {recall.at}, target {recall.target}: {recall.queries:,} queries, {recall.source}",
+        f"{recall.measured:.4f} at {recall.at}, target {recall.target}: {recall.queries:,} queries, "
+        + escape(recall.source),
     )
     facts.add_row("limits", f"{schema.max_results:,} results, {schema.max_candidates:,} candidates")
     facts.add_row("tasks", ", ".join(schema.tasks))
@@ -76,7 +78,7 @@ def _show(manifest: Manifest, title: str) -> None:
             known = manifest.vocabularies.get(feature.name)
             values: str = feature.values or ""
             if known is not None:
-                values = f"{len(known):,}: {', '.join(known[:4])}{', ...' if len(known) > 4 else ''}"
+                values = f"{len(known):,}: {escape(', '.join(known[:4]))}{', ...' if len(known) > 4 else ''}"
             features.add_row(feature.name, feature.kind, values, "yes" if feature.filter else "")
         console.print(features)
     sizes = Table("in memory", "bytes", "an item", box=None, padding=(0, 2, 0, 0))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from importlib import import_module
 
@@ -13,7 +15,7 @@ COMMANDS = {
     "train": "Train the towers that a retrieval.yaml describes.",
     "export": "Build index and network and add a version to a model repository.",
     "serve": "Serve a model repository with the stock Triton Inference Server.",
-    "evaluate": "Measure Recall and NDCG of a run: exact, indexed or served.",
+    "evaluate": "Measure Recall and NDCG of a run: exact and served.",
     "inspect": "Show what a version contains and check its files.",
     "query": "Ask a running server for recommendations.",
     "quickstart": "All of it: data, training, export, serving and queries.",
@@ -85,10 +87,9 @@ def main() -> None:
     except (BuilderError, SilverTritonError) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(EXIT_FAILED)
-    except RuntimeError as error:
-        from builder.oplib import OplibError  # brings torch
-
-        if not isinstance(error, OplibError):
-            raise
-        click.echo(f"error: {error}", err=True)
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # whoever read the output, such as head, has enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to flush at exit
+            sys.exit(EXIT_FAILED)
+        click.echo(f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error}", err=True)
         sys.exit(EXIT_FAILED)

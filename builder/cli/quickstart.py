@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from builder.config import USER_ID, Config
 from builder.data.columns import NumberColumn, TagsColumn
 from builder.data.tables import read_table
 from builder.data.vocabularies import string_values
+from builder.errors import BuilderError, DownloadError
 from builder.export.artifact import export
 from builder.export.sources import from_run
 from builder.progress import stages, step
@@ -71,12 +73,14 @@ def command(dataset: str, data: Path | None, keep_serving: bool, work_dir: Path)
         server.start()
     console = Console()
     try:
-        console.print(f"\n[bold]{version}[/bold] is served on {server.url} (gRPC)")
+        console.print(f"\n[bold]{escape(str(version))}[/bold] is served on {server.url} (gRPC)")
         with RetrievalClient(server.url, model=DEFAULT_MODEL, timeout=10.0) as client:
             _show_queries(console, client, run)
         if keep_serving:
             console.print(f"serving on {server.url} until Ctrl-C; ask it: builder query --address {server.url} --help")
-            signal.pause()
+            while (code := server.poll()) is None:
+                time.sleep(0.2)
+            raise BuilderError(f"tritonserver ended by itself with code {code}:\n{server.failure()}")
     finally:
         server.stop()
         console.print("server stopped")
@@ -92,7 +96,6 @@ def _compile_operators() -> None:
 def _dataset(name: str, source: Path | None, folder: Path) -> Path:
     """Write the dataset and return its retrieval.yaml; without a network, MovieLens gives way to the synthetic set."""
     from builder.data.public import gowalla, movielens_100k
-    from builder.errors import DownloadError
 
     with step(f"Reading {name}"):
         try:
@@ -119,7 +122,7 @@ def _show_queries(console: Console, client: RetrievalClient, run: TrainedRun) ->
     seen = asking.exclude[position]
     items = _Items(run)
     told = ", ".join(f"{name}={value}" for name, value in user.items())
-    console.print(f"a user: {told}; the last of {len(history)} items in the history:")
+    console.print(f"a user: {escape(told)}; the last of {len(history)} items in the history:")
     console.print(items.table(history[: -RESULTS_BEFORE - 1 : -1]))
 
     result = client.retrieve(user=user, history=history, exclude=seen, k=RESULTS)

@@ -19,7 +19,7 @@ from builder.data.vectors import VectorSource
 
 ROWS_PER_CHUNK = 65_536  # a chunk times 128 dims is 32 MiB of float32
 SCORES_PER_CHUNK = 2**23  # scores of one matmul: 32 MiB of float32
-SAMPLE_PER_CLUSTER = 128  # more changed recall by less than its noise at 1M x 128 (docs/decisions.md)
+SAMPLE_PER_CLUSTER = 128  # more changed recall by less than its noise at 1M x 128
 
 
 def automatic_clusters(rows: int) -> int:
@@ -38,7 +38,7 @@ def spherical_kmeans(
     """Return `[C, D] float32` unit centroids of `vectors [N, D]`, the same for the same seed and thread count.
 
     Trains on a sample of at most `SAMPLE_PER_CLUSTER` rows a cluster. A cluster that an epoch leaves empty is moved
-    onto a random row of the largest clusters. `on_step` receives the fraction done. Raises ValueError unless
+    onto a random row, most likely of a large cluster. `on_step` receives the fraction done. Raises ValueError unless
     1 <= clusters <= N.
     """
     rows = len(vectors)

@@ -97,8 +97,10 @@ def forward_source(schema: Schema, *, own_tower: bool) -> str:
         lines.append(f"    _features: List[Tensor] = [{', '.join(features)}]")
         lines.append(f"    _status = self.check_user(_features, {history})")
         if own_tower:
-            named = [*features, "history"] if schema.history_length else features
-            lines.append(f"    _query = self.tower({', '.join(f'{name}={name}' for name in named)})")
+            named = [f"{name}={name}" for name in features]
+            if schema.history_length:
+                named.append("history=history.clamp(min=-1)")  # a bad id must not make it raise for the whole batch
+            lines.append(f"    _query = self.tower({', '.join(named)})")
         else:
             lines.append(f"    _query = self.tower(_features, {history})")
     lines.append("    return self.retrieve(_query, _status, filter, exclude, task_weights, search)")

@@ -64,6 +64,15 @@ def test_recall_below_the_target_is_a_warning(tmp_path: Path, capsys: pytest.Cap
     assert "warning: below the target of 0.99; raise index.probes or index.candidates" in capsys.readouterr().err
 
 
+def test_values_with_brackets_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_items(tmp_path, {"sku": [0, 1], "colour": ["[/b]", "[red]"]})
+    data = "data: {items: {path: items.parquet, id: sku, features: [{name: colour, kind: category}]}}\n"
+    config = write_config(tmp_path, np.eye(2, 3, dtype=np.float32), data)
+    assert run("export", config, "--repository", tmp_path / "repository") == 0
+    assert run("inspect", "--repository", tmp_path / "repository") == 0
+    assert "2: [/b], [red]" in capsys.readouterr().out
+
+
 def test_inspect_shows_the_newest_or_the_one_asked_for(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
     repository = exported / "repository"
     assert run("inspect", "--repository", repository, "--json") == 0

@@ -50,6 +50,7 @@ def test_an_unknown_command_gets_a_suggestion(
         (BuilderError("is wrong", where="file", remedy="Do this."), 1, "error: file: is wrong\n  Do this.\n"),
         (ConnectionFailed("nobody there"), 1, "error: nobody there\n"),
         (OplibError("no C++ compiler"), 1, "error: no C++ compiler\n"),
+        (OSError(28, "No space left on device", "runs/a"), 1, "error: runs/a: No space left on device\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
         (click.Abort(), 130, "interrupted\n"),
         (click.BadParameter("no such thing", param_hint="--user"), 2, "Invalid value for --user: no such thing"),

@@ -141,6 +141,25 @@ def test_a_tower_that_gives_no_number_spoils_its_own_row_only() -> None:
     assert outputs[0][0].tolist() == exact(VECTORS, np.ones(DIMS, np.float32), RESULTS)
 
 
+class LookUp(nn.Module):
+    """A tower of one's own that takes any item id, and -1 for padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(ITEMS + 1, DIMS)
+
+    def forward(self, history: Tensor) -> Tensor:
+        embedded: Tensor = self.embedding(history + 1)
+        return embedded.sum(1)
+
+
+def test_a_bad_history_does_not_make_an_own_tower_raise_for_its_neighbours() -> None:
+    served = network(schema((), 3, tower=True), torch.jit.script(LookUp()))
+    outputs = served(history=torch.tensor([[1, 2], [-5, 2]]), **neutral(2))
+    assert outputs[4].tolist() == [[0], [Status.HISTORY]]
+    assert outputs[3].tolist() == [[RESULTS], [0]]
+
+
 def test_two_schemas_in_one_process_keep_their_own_forward() -> None:
     """TorchScript shares types between modules that look alike."""
     one = network(schema((Feature("a", "number"),), 0, tower=True), SumTower())
