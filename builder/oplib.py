@@ -12,7 +12,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -42,10 +42,10 @@ class OplibError(BuilderError):
     """The operator library is missing and cannot be built; the message says what to do."""
 
 
-def library_path(on_progress: Callable[[str], None] = lambda message: None) -> Path:
+def library_path() -> Path:
     """Return the library, compiled first if it is not in the cache (about 20 seconds).
 
-    `SILVERTRITON_OPS_LIBRARY` names a prebuilt one instead. `on_progress` receives a line before compilation starts.
+    `SILVERTRITON_OPS_LIBRARY` names a prebuilt one instead.
 
     Raises:
         OplibError: the named library does not exist, no compiler is found, or compilation fails.
@@ -59,7 +59,6 @@ def library_path(on_progress: Callable[[str], None] = lambda message: None) -> P
         return path.resolve()
     library = cache_folder() / _fingerprint(compiler()) / LIBRARY_NAME
     if not library.is_file():
-        on_progress(f"compiling the operators into {library}")
         build(library)
     return library
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -20,8 +19,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-T = TypeVar("T")
-
 
 class Step:
     """Work in progress. `advance` counts units done; `note` is shown beside the bar and in the last line."""
@@ -34,11 +31,6 @@ class Step:
     def advance(self, units: float = 1) -> None:
         if self._bar is not None and self._task is not None:
             self._bar.advance(self._task, units)
-
-    def complete(self, units: float) -> None:
-        """Set the units done so far."""
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=units)
 
     def note(self, text: str) -> None:
         self.noted = text
@@ -66,16 +58,6 @@ def step(description: str, total: float | None = None, *, count: bool = True) ->
 def say(text: str) -> None:
     """A line for the person who waits, on stderr."""
     print(text, file=sys.stderr, flush=True)
-
-
-def track(iterable: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """Iterate and show how far; `total` is taken from `len` where the iterable has one."""
-    if total is None and isinstance(iterable, Sized):
-        total = len(iterable)
-    with step(description, total) as current:
-        for element in iterable:
-            yield element
-            current.advance()
 
 
 @contextmanager

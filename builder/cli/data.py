@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 
-@click.command(short_help="Write a dataset as Parquet files with a retrieval.yaml.")
+@click.command()
 @click.argument("name", type=click.Choice(["movielens-100k", "gowalla", "synthetic"]))
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder to write [datasets/NAME].")
 @click.option(

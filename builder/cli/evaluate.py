@@ -14,7 +14,7 @@ from builder.cli.options import json_option, model_option
 from builder.progress import step
 
 
-@click.command(short_help="Measure Recall and NDCG of a run: exact and served.")
+@click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--served", "address", metavar="HOST:PORT", help="Also through the server at this gRPC address.")
 @model_option

@@ -17,7 +17,7 @@ from builder.export.repository import find_version, versions
 from builder.progress import step
 
 
-@click.command(short_help="Show what a version contains and check its files.")
+@click.command()
 @repository_option
 @model_option
 @click.option("--version", type=click.IntRange(min=1), help="Version to show [the newest].")

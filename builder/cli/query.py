@@ -16,7 +16,7 @@ from client import Retrieval, RetrievalClient, Schema
 from client.filters.text import parse_filter
 
 
-@click.command(short_help="Ask a running server for recommendations.")
+@click.command()
 @click.option("--address", default="127.0.0.1:8001", show_default=True, help="host:port of the gRPC endpoint.")
 @model_option
 @click.option("--user", "features", multiple=True, metavar="NAME=VALUE", help="A user feature; repeat for more.")

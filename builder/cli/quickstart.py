@@ -35,7 +35,7 @@ RESULTS_BEFORE = 5  # of the history
 SHOWN_COLUMNS = ("title", "genres", "year", "category", "tags", "price")  # of the item table, those that there are
 
 
-@click.command(short_help="All of it: data, training, export, serving and queries.")
+@click.command()
 @click.option(
     "--dataset",
     type=click.Choice(["movielens-100k", "gowalla", "synthetic"]),

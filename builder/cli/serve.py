@@ -14,7 +14,7 @@ from builder.errors import BuilderError
 from builder.progress import step
 
 
-@click.command(short_help="Serve a model repository with the stock Triton Inference Server.")
+@click.command()
 @repository_option
 @click.option("--address", default="127.0.0.1", show_default=True, help="0.0.0.0 listens on all.")
 @click.option("--grpc-port", type=click.IntRange(0, 65535), default=8001, show_default=True, help="0: any free port.")
