@@ -20,6 +20,10 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "expected plain text before the colon", key_node.start_mark
+                )
             if key_node.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"key {key_node.value!r} twice", key_node.start_mark
@@ -42,6 +46,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"is not YAML: {error.problem}", where=f"{path}{line}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"is not YAML: {error}", where=str(path)) from error
+    except RecursionError:
+        raise ConfigError("is nested too deeply", where=str(path)) from None
     if not isinstance(raw, dict):
         raise ConfigError(f"got {_short(raw)}, expected keys with values", where=str(path))
     return raw
@@ -50,7 +56,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def parse(raw: dict[str, Any], model: type[M], *, source: Path) -> M:
     """Check `raw` against `model`. Raises ConfigError; `source` is the file it came from."""
     # Through JSON, because only its strict mode takes lists for tuples and strings for paths, but not "64" for 64.
-    text = json.dumps(raw, default=str)
+    try:
+        text = json.dumps(raw, default=str)
+    except (TypeError, ValueError) as error:  # a date as a key, an alias that contains itself
+        raise ConfigError(f"says what no setting can be: {error}", where=str(source)) from error
     try:
         return model.model_validate_json(text, strict=True, context={"folder": source.resolve().parent})
     except ValidationError as error:
