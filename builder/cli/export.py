@@ -15,7 +15,7 @@ from builder.progress import stages
 @click.argument("source", type=click.Path(path_type=Path))
 @repository_option
 @model_option
-@click.option("--threads", type=click.IntRange(0, 1024), default=0, help="Torch threads of the server; 0: one a core.")
+@click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="Its torch threads.")
 @json_option
 def command(source: Path, repository: Path, model: str, threads: int, as_json: bool) -> None:
     """Export SOURCE as the next version of a model.

@@ -63,7 +63,7 @@ def export(
     repository: Path,
     *,
     model: str = "retrieval",
-    threads: int = 0,
+    threads: int = 1,
     step: Step = lambda description: lambda done: None,
 ) -> Path:
     """Build the index, choose its defaults, script the network and write the next version of `model`.

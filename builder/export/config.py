@@ -23,7 +23,7 @@ _INPUTS = {
 def model_config(schema: Schema, *, model: str, backend: str, threads: int) -> str:
     """Return config.pbtxt for `backend` ("python" or "pytorch").
 
-    `threads`: torch threads of one server process, 0 leaves torch's default (one a core).
+    `threads`: torch threads of one server process, at least 1.
     """
     config = model_config_pb2.ModelConfig(name=model, backend=backend, max_batch_size=MAX_BATCH)
     for name in input_names(schema):
@@ -51,8 +51,6 @@ def model_config(schema: Schema, *, model: str, backend: str, threads: int) -> s
         config.parameters["INFERENCE_MODE"].string_value = "true"
         config.parameters["DISABLE_OPTIMIZED_EXECUTION"].string_value = "true"  # see serving/triton_model.py
         config.parameters["ENABLE_WEIGHT_SHARING"].string_value = "true"
-        if threads == 0:
-            del config.parameters["INTRA_OP_THREAD_COUNT"]
     text: str = text_format.MessageToString(config, as_utf8=True)
     return text
 

@@ -56,7 +56,7 @@ def write_version(
     schema: Schema,
     describe: Callable[[dict[str, FileEntry]], Manifest],
     *,
-    threads: int = 0,
+    threads: int = 1,
 ) -> Path:
     """Add the next version of a model to a repository and return its directory.
 

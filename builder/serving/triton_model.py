@@ -16,8 +16,7 @@ class TritonPythonModel:
         version = os.path.join(args["model_repository"], args["model_version"])
         config = json.loads(args["model_config"])
         parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
-        if threads := int(parameters.get("INTRA_OP_THREAD_COUNT", "0")):
-            torch.set_num_threads(threads)
+        torch.set_num_threads(int(parameters["INTRA_OP_THREAD_COUNT"]))
         torch.ops.load_library(os.path.join(version, "libsilvertriton_ops.so"))
         device = f"cuda:{args['model_instance_device_id']}" if args["model_instance_kind"] == "GPU" else "cpu"
         self.device = torch.device(device)

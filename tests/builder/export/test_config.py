@@ -25,7 +25,7 @@ WITH_TOWER = Schema(
 WITHOUT_TOWER = Schema("v", (), (), ("score",), 0, 24, 100, 1024, 1)
 
 
-def read(schema: Schema, backend: str = "python", threads: int = 0) -> Any:
+def read(schema: Schema, backend: str = "python", threads: int = 1) -> Any:
     config = model_config_pb2.ModelConfig()
     text_format.Parse(model_config(schema, model="retrieval", backend=backend, threads=threads), config)
     return config
@@ -78,9 +78,9 @@ def test_batches_form_without_a_delay_on_one_cpu_instance() -> None:
 
 
 def test_threads_and_pytorch_parameters() -> None:
-    assert read(WITHOUT_TOWER).parameters["INTRA_OP_THREAD_COUNT"].string_value == "0"
+    assert read(WITHOUT_TOWER).parameters["INTRA_OP_THREAD_COUNT"].string_value == "1"
     assert read(WITHOUT_TOWER, "pytorch", 3).parameters["INTRA_OP_THREAD_COUNT"].string_value == "3"
     pytorch = read(WITHOUT_TOWER, "pytorch")
-    assert "INTRA_OP_THREAD_COUNT" not in pytorch.parameters  # 0 there would mean none
+    assert pytorch.parameters["DISABLE_OPTIMIZED_EXECUTION"].string_value == "true"
     assert pytorch.parameters["INFERENCE_MODE"].string_value == "true"
     assert pytorch.parameters["ENABLE_WEIGHT_SHARING"].string_value == "true"
