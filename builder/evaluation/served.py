@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builder.data.catalogue import Catalogue
+from builder.errors import BuilderError
 from builder.training.run import Requests
 from client import Codec, Request, Retrieval, RetrievalClient
 from client.hashing import UNKNOWN_KEY
@@ -31,11 +32,18 @@ def served_search(
     """Retrieve for held-out users; returns positions in the catalogue `[Q, k]`, -1 past what came back.
 
     The items each user has seen are excluded. `timeout`: seconds for each call of 64 users; `on_requests` receives how
-    many were answered since its last call. Raises the client's errors, a row's too: an evaluation with holes would
-    say nothing.
+    many were answered since its last call. Raises `BuilderError` if the server has an artifact of other user features,
+    and the client's errors, a row's too: an evaluation with holes would say nothing.
     """
     with RetrievalClient("", model=model, timeout=timeout, transport=transport) as client:
-        codec = Codec(_keys_as_they_are(client.schema))
+        schema = client.schema
+    names = [feature.name for feature in schema.user_features]
+    if names != list(asking.features):
+        raise BuilderError(
+            f"model {model!r} takes the user features {names}, the run has {list(asking.features)}",
+            remedy="Serve the version that was exported from this run, or name its model with --model.",
+        )
+    codec = Codec(_keys_as_they_are(schema))
     found = np.full((len(asking), k), -1, dtype=np.int64)
     for start in range(0, len(asking), REQUESTS_PER_CALL):
         rows = range(start, min(start + REQUESTS_PER_CALL, len(asking)))

@@ -23,6 +23,7 @@ from builder.export.repository import check_target, write_version
 from builder.export.torchscript import script
 from builder.index.blocks import BLOCK
 from builder.index.build import Index, Step, build_index
+from builder.index.kmeans import automatic_clusters
 from builder.network.items import ItemFeatures
 from builder.network.pipeline import Pipeline
 from builder.network.search import Search
@@ -79,6 +80,13 @@ def export(
             where="index.clusters",
             remedy="Lower it, or set clusters: auto.",
         )
+    clusters = automatic_clusters(items) if settings.clusters == "auto" else settings.clusters
+    if settings.probes != "auto" and settings.probes > clusters:
+        raise BuilderError(
+            f"got {settings.probes}, expected at most the number of clusters, {clusters}",
+            where="index.probes",
+            remedy="Lower it, or set probes: auto.",
+        )
     if source.dims > MAX_DIMS:
         raise BuilderError(f"vectors have {source.dims:,} dims, expected at most {MAX_DIMS:,}", where=source.name)
     for feature in source.user_features:
@@ -93,7 +101,7 @@ def export(
         source.vectors,
         source.catalogue.ids,
         source.catalogue.columns,
-        clusters=None if settings.clusters == "auto" else settings.clusters,
+        clusters=clusters,
         seed=source.seed,
         step=step,
     )
@@ -123,7 +131,7 @@ def export(
         source.queries,
         target=settings.recall,
         at=min(CALIBRATION_AT, settings.results),
-        probes=None if settings.probes == "auto" else min(settings.probes, index.clusters),
+        probes=None if settings.probes == "auto" else settings.probes,
         on_step=done,
     )
     done = step("Writing the model")

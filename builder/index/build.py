@@ -15,7 +15,7 @@ from builder.data.vectors import VectorSource
 from builder.index.blocks import BLOCK, Layout, arrange, pack_codes, pack_mask, pack_vectors
 from builder.index.filters import FilterIndex, build_filters
 from builder.index.forward import forward_columns
-from builder.index.kmeans import assign, automatic_clusters, probe_centroids, spherical_kmeans
+from builder.index.kmeans import assign, probe_centroids, spherical_kmeans
 from builder.index.quantize import quantize
 
 Step = Callable[[str], Callable[[float], None]]
@@ -52,21 +52,19 @@ def build_index(
     ids: NDArray[np.int64],
     columns: Sequence[Column],
     *,
-    clusters: int | None,
+    clusters: int,
     seed: int,
     step: Step = lambda description: lambda done: None,
 ) -> Index:
     """Cluster, quantise and lay out a catalogue.
 
     `vectors`: [N, D] finite floats (an array or a memory map, read in chunks); `ids`: [N] distinct, >= 0; `columns`:
-    item features in the order of the schema, all N long; `clusters`: None chooses 2 sqrt(N). Raises ValueError if
-    `clusters` exceeds N.
+    item features in the order of the schema, all N long. Raises ValueError unless 1 <= `clusters` <= N.
     """
-    count = automatic_clusters(len(ids)) if clusters is None else clusters
-    centroids = spherical_kmeans(vectors, count, seed=seed, on_step=step(f"Clustering into {count:,}"))
+    centroids = spherical_kmeans(vectors, clusters, seed=seed, on_step=step(f"Clustering into {clusters:,}"))
     labels = assign(vectors, centroids, on_step=step("Assigning items to clusters"))
     probes = probe_centroids(vectors, labels, centroids)
-    layout = arrange(labels, ids, count)
+    layout = arrange(labels, ids, clusters)
     codes, scales, halves = pack_vectors(vectors, layout.item_of_row, on_step=step("Quantising rows"))
     centroid_codes, centroid_scales = _pack_centroids(probes)
     item_of_row = layout.item_of_row

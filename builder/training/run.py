@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -151,7 +153,10 @@ def train(config: Config, out: Path, resume: bool) -> Path:
         state = restore(out / CHECKPOINT, device)
         if state.pop("data") != digest:
             raise BuilderError("the data has changed since", where=str(out), remedy="Train into another folder.")
-        trainer.load_state_dict(state)
+        with _damage_told(out):
+            trainer.load_state_dict(state)
+    if not len(dataset.validation):
+        progress.say("no user has enough interactions for validation: every epoch is trained and the last one kept")
     trainer.fit()
     trainer.towers.load_state_dict(restore(out / TOWERS, device))
     _write_vectors(item_tower.vectors(), out / VECTORS)
@@ -184,16 +189,32 @@ def load(out: Path) -> TrainedRun:
             remedy="Finish it with builder train --resume." if unfinished else "Train one with builder train.",
         )
     config = Config.load(out / CONFIG)
-    report = json.loads((out / REPORT).read_text(encoding="utf-8"))
     dataset = _read(config)
-    if _digest(dataset) != report["data"]:
-        raise BuilderError("the data has changed since the training", where=str(out), remedy="Train again.")
-    user_tower, _ = build_towers(config, dataset)
-    towers = restore(out / TOWERS, torch.device("cpu"))
-    user_tower.load_state_dict(
-        {name.removeprefix("user."): tensor for name, tensor in towers.items() if name.startswith("user.")}
-    )
-    return TrainedRun(config, dataset, user_tower.eval(), np.load(out / VECTORS, mmap_mode="r"), report["figures"])
+    with _damage_told(out):
+        report = json.loads((out / REPORT).read_text(encoding="utf-8"))
+        if _digest(dataset) != report["data"]:
+            raise BuilderError("the data has changed since the training", where=str(out), remedy="Train again.")
+        user_tower, _ = build_towers(config, dataset)
+        towers = restore(out / TOWERS, torch.device("cpu"))
+        user_tower.load_state_dict(
+            {name.removeprefix("user."): tensor for name, tensor in towers.items() if name.startswith("user.")}
+        )
+        vectors = np.load(out / VECTORS, mmap_mode="r")
+        return TrainedRun(config, dataset, user_tower.eval(), vectors, report["figures"])
+
+
+@contextmanager
+def _damage_told(out: Path) -> Iterator[None]:
+    """Tell what torch, NumPy and json raise for files that are cut short, changed or of other towers."""
+    try:
+        yield
+    except (ValueError, RuntimeError, KeyError, EOFError, OSError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise BuilderError(
+            f"the run does not fit its data and settings, or is damaged: {reason}",
+            where=str(out),
+            remedy="Train again, into another folder or after deleting this one.",
+        ) from error
 
 
 def build_towers(config: Config, dataset: Dataset) -> tuple[UserTower, ItemTower]:

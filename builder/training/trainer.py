@@ -131,7 +131,8 @@ class Trainer:
                 "seconds": state.seconds,
             }
         )
-        if validation.recall > state.best_recall:
+        # Without validation users nothing tells epochs apart: all are trained and the last one is kept.
+        if validation.recall > state.best_recall or not len(self.dataset.validation):
             state.best_recall, state.best_epoch = validation.recall, state.epoch
             self._on_best(self.towers.state_dict())
         self._on_checkpoint(self.state_dict())

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from builder.cli.main import cli
 from builder.data.movielens import GENRES
+from builder.errors import BuilderError
 from builder.serving.server import StockServer
 from builder.training.run import Requests, TrainedRun, load
 from client import Condition, F, RetrievalClient
@@ -42,7 +43,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("movielens")
     builder("data", "movielens-100k", "--data", DATA, "--out", folder / "data")
     config = folder / "data" / "retrieval.yaml"
-    config.write_text(config.read_text() + "training: {epochs: 3}\n")
+    text = config.read_text()
+    assert text.count("training: {") == 1
+    config.write_text(text.replace("training: {", "training: {epochs: 3, "))
     builder("train", config, "--out", folder / "run")
     builder("export", folder / "run", "--repository", folder / "repository")
     return folder
@@ -161,3 +164,21 @@ def test_unknown_user_and_empty_request_get_answers(server: StockServer) -> None
         assert result.count == 10
         assert np.isfinite(result.scores).all()
     assert nobody.item_ids.tolist() != stranger.item_ids.tolist()
+
+
+def test_evaluate_refuses_another_artifact(server: StockServer, folder: Path, tmp_path: Path) -> None:
+    other = folder / "data" / "other.yaml"
+    lines = (folder / "data" / "retrieval.yaml").read_text().replace("epochs: 3", "epochs: 1").splitlines()
+    other.write_text("\n".join(line for line in lines if "name: age" not in line))
+    builder("train", other, "--out", tmp_path / "run")
+    with pytest.raises(BuilderError, match=r"takes the user features .*age.*, the run has"):
+        builder("evaluate", tmp_path / "run", "--served", server.url)
+
+
+def test_quickstart_prints_what_was_asked_for(tmp_path: Path) -> None:
+    text = builder("quickstart", "--data", DATA, "--work-dir", tmp_path)
+    assert "over gRPC" in text
+    filtered = text.split("F.genres.any_of(")[1]
+    assert "Drama" in filtered or "Comedy" in filtered
+    assert "server stopped" in text
+    assert (tmp_path / "model_repository" / "retrieval" / "1" / "model.pt").is_file()

@@ -14,11 +14,11 @@ from tests.builder.artifacts import write_config, write_items
 
 
 def test_a_bare_array_numbers_its_items(tmp_path: Path) -> None:
-    vectors = np.random.default_rng(0).normal(size=(600, 3)).astype(np.float32)
+    vectors = np.random.default_rng(0).normal(size=(1500, 3)).astype(np.float32)
     np.save(tmp_path / "my vectors.v2.npy", vectors)
     source = read_source(tmp_path / "my vectors.v2.npy")
     assert source.name == "my-vectors-v2"
-    assert source.catalogue.ids.tolist() == list(range(600))
+    assert source.catalogue.ids.tolist() == list(range(1500))
     assert (source.dims, source.tower, source.user_features, source.history_length) == (3, None, (), 0)
     assert source.queries.shape == (CALIBRATION_QUERIES, 3)
     assert source.queries_from == "item vectors"

@@ -22,9 +22,9 @@ def test_every_item_is_found_in_its_row_with_its_vector_and_values() -> None:
         TagsColumn(Feature("genres", "tags", "integer"), np.concatenate([[0], np.cumsum(sizes)]), np.concatenate(tags)),
         NumberColumn(Feature("price", "number"), prices),
     ]
-    index = build_index(vectors, ids, columns, clusters=None, seed=0)
+    index = build_index(vectors, ids, columns, clusters=4, seed=0)
 
-    assert index.clusters == 4  # 300 // 64
+    assert index.clusters == 4
     assert index.ids[index.item_rows.long()].tolist() == sorted(ids.tolist())
     assert int((index.ids >= 0).sum()) == items
     valid = np.unpackbits(index.valid.numpy().view(np.uint8), bitorder="little").astype(bool)

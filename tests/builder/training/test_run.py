@@ -1,8 +1,11 @@
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -196,3 +199,34 @@ def test_movielens_is_learned(real_data: Path, tmp_path: Path) -> None:
     popular, _ = exact_search(np.ones((len(test), 1)), popularity[:, None], 20, exclude=test.seen)
     baseline = quality(popular, test.targets)
     assert loaded.figures["test_recall_at_20"] > 0.22 > 1.5 * baseline.recall
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (run.VECTORS, b"\x93NUMPY\x01\x00v\x00{'descr': '<f4'"),
+        (run.REPORT, b'{"figures": {'),
+        (run.TOWERS, b"PK\x03\x04 cut short"),
+    ],
+)
+def test_a_damaged_run_is_told(trained: Path, tmp_path: Path, name: str, content: bytes) -> None:
+    damaged = shutil.copytree(trained, tmp_path / "run")
+    (damaged / name).write_bytes(content)
+    with pytest.raises(BuilderError, match=r"run.*damaged|cannot be read") as error:
+        run.load(damaged)
+    assert str(damaged) in str(error.value)
+
+
+def test_without_validation_users_every_epoch_counts(data: Path, tmp_path: Path) -> None:
+    """Two interactions a user: leave-last-out keeps them all in training."""
+    settings = config(data)
+    table = pq.read_table(data.parent / "interactions.parquet")
+    ordered = table.sort_by([("user_id", "ascending"), ("time", "ascending")])
+    users = ordered.column("user_id").to_numpy()
+    place = np.arange(len(users)) - np.searchsorted(users, users)
+    pq.write_table(ordered.filter(pa.array(place < 2)), tmp_path / "few.parquet")
+    raw = settings.model_dump()
+    raw["data"]["interactions"]["path"] = tmp_path / "few.parquet"
+    raw["training"] = {**raw["training"], "epochs": 5, "patience": 1}
+    out = run.train(Config.model_validate(raw), tmp_path / "run", False)
+    assert run.load(out).figures["best_epoch"] == 5.0
