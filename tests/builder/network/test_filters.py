@@ -7,7 +7,6 @@ clusters, an item of 500 values, values every item has and values none has.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from datetime import datetime, timezone
 from typing import Any
 
@@ -15,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 
-from builder import ops
 from builder.data.columns import CategoryColumn, Column, NumberColumn, TagsColumn
 from builder.index.blocks import arrange, pack_mask
 from builder.index.filters import build_filters
@@ -34,17 +32,6 @@ FEATURES = (
 SCHEMA = Schema("test", (), FEATURES, ("score",), 0, 4, 10, 10, 7)
 WORDS = ["red", "green", "blue", "ünïcode", "", "a b"]
 FILTERS_A_CATALOGUE = 60
-
-
-@pytest.fixture(params=["portable", "avx2", "avx512vnni"])
-def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
-    ops.load()
-    try:
-        ops.force_instruction_set(request.param)
-    except RuntimeError as error:
-        pytest.skip(str(error))
-    yield request.param
-    ops.force_instruction_set("")
 
 
 def random_items(rng: random.Random) -> list[dict[str, Any]]:

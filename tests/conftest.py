@@ -1,0 +1,21 @@
+"""What tests of kernels and of the network share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(params=["portable", "avx2", "avx512vnni"])
+def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every instruction set this machine has, one at a time."""
+    from builder import ops  # the client's tests run where there is no torch
+
+    ops.load()
+    try:
+        ops.force_instruction_set(request.param)
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    yield request.param
+    ops.force_instruction_set("")
