@@ -1,7 +1,7 @@
 """The operators `torch.ops.silvertriton.*`: typed wrappers, and the fake kernels that export and `opcheck` need.
 
-docs/operators.md is their contract. Letters: B requests, F words of a program, E excluded rows, D dims,
-D4 = ceil(D / 4), NB blocks, R = 32 NB rows, C clusters, M candidates, K results. Every tensor is contiguous and on the
+docs/operators.md is their contract. Letters: B requests, F words of a program, E excluded items, D dims, P
+dims of the codes, P4 = ceil(P / 4), NB blocks, R = 32 NB rows, N items, C clusters, M candidates, T tasks, K results. Every tensor is contiguous and on the
 CPU. Every wrapper raises RuntimeError with operator, argument, got, expected and fix when arguments do not agree.
 """
 
@@ -29,16 +29,14 @@ def load() -> None:
     if not hasattr(torch.ops.silvertriton, "filter_rows"):
         torch.ops.load_library(str(library_path()))
     torch.library.register_fake("silvertriton::filter_rows", _fake_filter_rows)
-    torch.library.register_fake("silvertriton::probe", _fake_probe)
-    torch.library.register_fake("silvertriton::scan", _fake_scan)
+    torch.library.register_fake("silvertriton::search", _fake_search)
     torch.library.register_fake("silvertriton::rescore", _fake_rescore)
-    torch.library.register_fake("silvertriton::top_k", _fake_top_k)
+    torch.library.register_fake("silvertriton::select", _fake_select)
     _FAKES_REGISTERED = True
 
 
 def filter_rows(
     program: Tensor,
-    exclude: Tensor,
     feature_terms: Tensor,
     term_keys: Tensor,
     term_bitmap: Tensor,
@@ -58,7 +56,6 @@ def filter_rows(
 
     Args:
         program: [B, F] int64 filter programs, F >= 2.
-        exclude: [B, E] int32 rows never to pass; those outside 0 .. R - 1, as -1, are ignored.
         feature_terms .. number_bitmaps: the filter index, see docs/operators.md.
         valid: [NB] int32 mask of rows that hold an item.
         cluster_blocks: [C + 1] int32 first block of each cluster, and NB.
@@ -70,7 +67,6 @@ def filter_rows(
     """
     words, passing, status = torch.ops.silvertriton.filter_rows(
         program,
-        exclude,
         feature_terms,
         term_keys,
         term_bitmap,
@@ -89,67 +85,93 @@ def filter_rows(
     return words, passing, status
 
 
-def probe(
+def search(
     query: Tensor,
-    centroid_codes: Tensor,
-    centroid_scales: Tensor,
-    passing: Tensor,
-    probes: Tensor,
-    candidates: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Choose the clusters to scan: the best with passing rows, until `probes` and `candidates` are both covered.
-
-    Args:
-        query: [B, D] float32, finite.
-        centroid_codes: [ceil(C / 32), D4, 32, 4] int8.
-        centroid_scales: [ceil(C / 32), 32] float32.
-        passing: [B, C] int32 passing rows of each cluster.
-        probes: [B] int32 clusters to take at least.
-        candidates: [B] int32 passing rows they must sum to at least.
-
-    Returns:
-        clusters [B, C] int32 in order of score, -1 past the end; probed [B] int32 how many.
-    """
-    clusters, probed = torch.ops.silvertriton.probe(query, centroid_codes, centroid_scales, passing, probes, candidates)
-    return clusters, probed
-
-
-def scan(
-    query: Tensor,
+    filter: Tensor,
+    exclude: Tensor,
+    limits: Tensor,
+    status: Tensor,
+    projection: Tensor,
     codes: Tensor,
     scales: Tensor,
     vectors: Tensor,
     ids: Tensor,
+    item_rows: Tensor,
+    centroid_codes: Tensor,
+    centroid_scales: Tensor,
+    probe_growth: Tensor,
+    feature_terms: Tensor,
+    term_keys: Tensor,
+    term_bitmap: Tensor,
+    term_postings: Tensor,
+    postings: Tensor,
+    bitmaps: Tensor,
+    feature_number: Tensor,
+    number_values: Tensor,
+    number_rows: Tensor,
+    number_known: Tensor,
+    number_bitmaps: Tensor,
+    valid: Tensor,
     cluster_blocks: Tensor,
-    words: Tensor,
-    clusters: Tensor,
-    probed: Tensor,
-    candidates: Tensor,
+    fingerprint: int,
+    probes: int,
+    candidates: int,
     max_candidates: int,
-) -> tuple[Tensor, Tensor]:
-    """Find the best masked rows of the taken clusters by their int8 scores.
+    exact_rows: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Find each request's candidates: filter, choose clusters, scan them, rescore.
 
     Args:
-        query: [B, D] float32, finite.
-        codes: [NB, D4, 32, 4] int8.
-        scales: [NB, 32] float32.
-        vectors: [R, D] float16 rows divided by their scale.
-        ids: [R] int64 item ids.
-        cluster_blocks: [C + 1] int32.
-        words: [B, NB] int32 masks of rows to consider.
-        clusters: [B, C] int32 clusters to scan, -1 past `probed`.
-        probed: [B] int32.
-        candidates: [B] int32 rows wanted, clipped to 0 .. max_candidates.
-        max_candidates: width of the result.
+        query: [B, D] float32.
+        filter: [B, F] int64 filter programs, F >= 2.
+        exclude: [B, E] int64 item ids never to return, -1 for none.
+        limits: [B, 2] int32 probes and candidates, 0 for the artifact's.
+        status: [B] int32, what is wrong with a request already, 0 for nothing.
+        projection .. cluster_blocks: the index, see docs/operators.md.
+        fingerprint: the schema's.
+        probes, candidates: what a request gets that asks for nothing.
+        max_candidates: M, the width of the results and the most a request may ask for.
+        exact_rows: when at most that many items pass, all of them are scanned.
 
     Returns:
-        rows [B, max_candidates] int32 by score descending, then smaller id, -1 past the end; scanned [B] int32 rows
-        scored.
+        rows [B, M] int32 and ids [B, M] int64, -1 past the end, scores [B, M] float32, -inf past the end, by score
+        descending, then smaller id; stats [B, 4] int32 (docs/wire-contract.md); status [B] int32.
     """
-    rows, scanned = torch.ops.silvertriton.scan(
-        query, codes, scales, vectors, ids, cluster_blocks, words, clusters, probed, candidates, max_candidates
+    rows, found, scores, stats, first_status = torch.ops.silvertriton.search(
+        query,
+        filter,
+        exclude,
+        limits,
+        status,
+        projection,
+        codes,
+        scales,
+        vectors,
+        ids,
+        item_rows,
+        centroid_codes,
+        centroid_scales,
+        probe_growth,
+        feature_terms,
+        term_keys,
+        term_bitmap,
+        term_postings,
+        postings,
+        bitmaps,
+        feature_number,
+        number_values,
+        number_rows,
+        number_known,
+        number_bitmaps,
+        valid,
+        cluster_blocks,
+        fingerprint,
+        probes,
+        candidates,
+        max_candidates,
+        exact_rows,
     )
-    return rows, scanned
+    return rows, found, scores, stats, first_status
 
 
 def rescore(query: Tensor, vectors: Tensor, scales: Tensor, rows: Tensor) -> Tensor:
@@ -168,19 +190,24 @@ def rescore(query: Tensor, vectors: Tensor, scales: Tensor, rows: Tensor) -> Ten
     return scores
 
 
-def top_k(scores: Tensor, ids: Tensor, k: int) -> Tensor:
-    """Select the k best candidates by score descending, then smaller id; NaN counts as -inf.
+def select(
+    values: Tensor, ids: Tensor, task_scores: Tensor, status: Tensor, k: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Select the k best candidates by value descending, then smaller id; a value that is NaN counts as -inf.
 
     Args:
-        scores: [B, M] float32.
+        values: [B, M] float32.
         ids: [B, M] int64 item ids, -1 where there is no candidate.
+        task_scores: [B, M, T] float32.
+        status: [B] int32; a request whose status is not 0 gets nothing.
         k: results, at least 0; may exceed M.
 
     Returns:
-        positions [B, k] int64 into the candidates, -1 past the end.
+        ids [B, k] int64, scores [B, k] float32 and task_scores [B, k, T] float32 of the chosen, -1 and -inf past the
+        end; count [B] int32 how many.
     """
-    positions: Tensor = torch.ops.silvertriton.top_k(scores, ids, k)
-    return positions
+    best, scores, tasks, count = torch.ops.silvertriton.select(values, ids, task_scores, status, k)
+    return best, scores, tasks, count
 
 
 def instruction_set() -> str:
@@ -204,7 +231,6 @@ def force_instruction_set(name: str) -> None:
 
 def _fake_filter_rows(
     program: Tensor,
-    exclude: Tensor,
     feature_terms: Tensor,
     term_keys: Tensor,
     term_bitmap: Tensor,
@@ -228,36 +254,61 @@ def _fake_filter_rows(
     )
 
 
-def _fake_probe(
+def _fake_search(
     query: Tensor,
-    centroid_codes: Tensor,
-    centroid_scales: Tensor,
-    passing: Tensor,
-    probes: Tensor,
-    candidates: Tensor,
-) -> tuple[Tensor, Tensor]:
-    return passing.new_empty(passing.shape), probes.new_empty(probes.shape)
-
-
-def _fake_scan(
-    query: Tensor,
+    filter: Tensor,
+    exclude: Tensor,
+    limits: Tensor,
+    status: Tensor,
+    projection: Tensor,
     codes: Tensor,
     scales: Tensor,
     vectors: Tensor,
     ids: Tensor,
+    item_rows: Tensor,
+    centroid_codes: Tensor,
+    centroid_scales: Tensor,
+    probe_growth: Tensor,
+    feature_terms: Tensor,
+    term_keys: Tensor,
+    term_bitmap: Tensor,
+    term_postings: Tensor,
+    postings: Tensor,
+    bitmaps: Tensor,
+    feature_number: Tensor,
+    number_values: Tensor,
+    number_rows: Tensor,
+    number_known: Tensor,
+    number_bitmaps: Tensor,
+    valid: Tensor,
     cluster_blocks: Tensor,
-    words: Tensor,
-    clusters: Tensor,
-    probed: Tensor,
-    candidates: Tensor,
+    fingerprint: int,
+    probes: int,
+    candidates: int,
     max_candidates: int,
-) -> tuple[Tensor, Tensor]:
-    return words.new_empty((words.shape[0], max_candidates)), probed.new_empty(probed.shape)
+    exact_rows: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    batch = query.shape[0]
+    return (
+        status.new_empty((batch, max_candidates)),
+        exclude.new_empty((batch, max_candidates)),
+        query.new_empty((batch, max_candidates)),
+        status.new_empty((batch, 4)),
+        status.new_empty((batch,)),
+    )
 
 
 def _fake_rescore(query: Tensor, vectors: Tensor, scales: Tensor, rows: Tensor) -> Tensor:
     return query.new_empty(rows.shape)
 
 
-def _fake_top_k(scores: Tensor, ids: Tensor, k: int) -> Tensor:
-    return ids.new_empty((scores.shape[0], k))
+def _fake_select(
+    values: Tensor, ids: Tensor, task_scores: Tensor, status: Tensor, k: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    batch = values.shape[0]
+    return (
+        ids.new_empty((batch, k)),
+        values.new_empty((batch, k)),
+        task_scores.new_empty((batch, k, task_scores.shape[2])),
+        status.new_empty((batch,)),
+    )

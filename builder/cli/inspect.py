@@ -50,7 +50,7 @@ def _show(manifest: Manifest, title: str) -> None:
     facts = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     facts.add_row("name", manifest.name)
     facts.add_row("written", f"{manifest.created} by silvertriton {manifest.silvertriton}, torch {manifest.torch}")
-    facts.add_row("items", f"{index.items:,} of {index.dims} dims")
+    facts.add_row("items", f"{index.items:,} of {index.dims} dims, found by codes of {index.code_dims}")
     fewest, median, most = index.cluster_items
     facts.add_row("clusters", f"{index.clusters:,} of {fewest:,} to {most:,} items, median {median:,}")
     facts.add_row("default", f"{index.probes:,} probes, {index.candidates:,} candidates")

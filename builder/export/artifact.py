@@ -17,13 +17,14 @@ from builder.config import IndexConfig
 from builder.data.catalogue import Catalogue
 from builder.data.vectors import VectorSource
 from builder.errors import BuilderError
-from builder.export.calibrate import Calibration, calibrate
+from builder.export.calibrate import CANDIDATES, Calibration, calibrate, candidates_for
 from builder.export.manifest import FORMAT, OPERATORS, FileEntry, IndexStatistics, Manifest, Recall
 from builder.export.repository import check_target, write_version
 from builder.export.torchscript import script
 from builder.index.blocks import BLOCK
 from builder.index.build import Index, Step, build_index
 from builder.index.kmeans import automatic_clusters
+from builder.index.projection import choose_projection, leading_directions
 from builder.network.items import ItemFeatures
 from builder.network.pipeline import Pipeline
 from builder.network.search import Search
@@ -34,7 +35,6 @@ TASK = "score"
 CALIBRATION_QUERIES = 1000
 CALIBRATION_AT = 100  # recall is measured at the top 100, or at the artifact's results if those are fewer
 MAX_DIMS = (2**31 - 1) // 127**2  # the int32 sums of scan are exact up to here
-CANDIDATES_PER_RESULT = 4  # int8 scores order results well enough that 4 k of them hold the exact top k
 
 
 @dataclass(frozen=True)
@@ -96,13 +96,23 @@ def export(
                 where=source.name,
                 remedy="Rename it (column: keeps the name in the file).",
             )
+    if settings.code_dims != "auto" and settings.code_dims > source.dims:
+        raise BuilderError(
+            f"got {settings.code_dims}, expected at most the dims of the vectors, {source.dims}",
+            where="index.code_dims",
+            remedy="Lower it, or set code_dims: auto.",
+        )
     ops.load()
+    done = step("Choosing the dims of codes")
+    projection = _projection(source)
+    done(1.0)
     index = build_index(
         source.vectors,
         source.catalogue.ids,
         source.catalogue.columns,
         clusters=clusters,
         seed=source.seed,
+        projection=projection,
         step=step,
     )
     schema = Schema(
@@ -120,7 +130,7 @@ def export(
         index,
         fingerprint=schema.fingerprint,
         probes=index.clusters,
-        candidates=_candidates(settings),
+        candidates=candidates_for(CANDIDATES[-1], settings.results, settings.max_candidates),
         max_candidates=settings.max_candidates,
     )
     done = step("Measuring recall")
@@ -131,14 +141,16 @@ def export(
         source.queries,
         target=settings.recall,
         at=min(CALIBRATION_AT, settings.results),
+        results=settings.results,
         probes=None if settings.probes == "auto" else settings.probes,
+        candidates=None if settings.candidates == "auto" else settings.candidates,
         on_step=done,
     )
     done = step("Writing the model")
     items_of_index = ItemFeatures(index.forward)
     value = ValueModel(len(schema.tasks))
     scripted = script(Pipeline(source.tower, search, value, items_of_index, results=settings.results), schema)
-    statistics = _statistics(index, search, source)
+    statistics = _statistics(index, search, source, calibration)
     return write_version(
         repository,
         model,
@@ -149,13 +161,14 @@ def export(
     )
 
 
-def _candidates(settings: IndexConfig) -> int:
-    if settings.candidates != "auto":
-        return settings.candidates
-    return min(settings.max_candidates, CANDIDATES_PER_RESULT * settings.results)
+def _projection(source: Source) -> Tensor:
+    settings = source.settings
+    if settings.code_dims == "auto":
+        return choose_projection(source.vectors, source.queries, results=settings.results, seed=source.seed)
+    return leading_directions(source.vectors, settings.code_dims, seed=source.seed)
 
 
-def _statistics(index: Index, search: Search, source: Source) -> IndexStatistics:
+def _statistics(index: Index, search: Search, source: Source, calibration: Calibration) -> IndexStatistics:
     items_of_cluster = np.bincount(
         np.repeat(np.arange(index.clusters), np.diff(index.cluster_blocks.numpy()) * BLOCK),
         weights=(index.ids >= 0).numpy(),
@@ -164,18 +177,27 @@ def _statistics(index: Index, search: Search, source: Source) -> IndexStatistics
     groups = {
         "codes": [index.codes, index.scales],
         "vectors": [index.vectors],
-        "ids": [index.ids, search.sorted_ids, index.item_rows],
-        "centroids": [index.centroid_codes, index.centroid_scales, index.cluster_blocks],
+        "ids": [index.ids, index.item_rows],
+        "centroids": [
+            index.projection,
+            search.probe_growth,
+            index.centroid_codes,
+            index.centroid_scales,
+            index.cluster_blocks,
+        ],
         "filters": [*index.filters.tensors().values(), index.valid],
         "forward columns": list(index.forward.values()),
     }
     return IndexStatistics(
         items=len(source.catalogue),
         dims=source.dims,
+        code_dims=index.projection.shape[1],
         clusters=index.clusters,
         cluster_items=(int(items_of_cluster.min()), int(np.median(items_of_cluster)), int(items_of_cluster.max())),
         probes=search.probes,
         candidates=search.candidates,
+        exact_rows=search.exact_rows,
+        probe_growth=calibration.probe_growth,
         bytes={name: sum(tensor.nbytes for tensor in tensors) for name, tensors in groups.items()},
     )
 

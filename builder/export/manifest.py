@@ -15,7 +15,7 @@ from client.errors import SchemaError
 from client.schema import Schema
 
 FORMAT = 1
-OPERATORS = 1  # raised whenever the schema of an operator changes
+OPERATORS = 2  # raised whenever the schema of an operator changes
 MANIFEST = "manifest.json"
 MODEL_FILE, CODE_FILE, LIBRARY_FILE = "model.pt", "model.py", "libsilvertriton_ops.so"
 _HASH_CHUNK = 1 << 20
@@ -41,14 +41,19 @@ class Recall(_Section):
 
 
 class IndexStatistics(_Section):
-    """`cluster_items`: fewest, median and most items of a cluster. `bytes`: by group of tensors."""
+    """`code_dims`: dims of the codes that find candidates. `cluster_items`: fewest, median and most items of a cluster.
+    `exact_rows`, `probe_growth`: see docs/operators.md. `bytes`: by group of tensors.
+    """
 
     items: int
     dims: int
+    code_dims: int
     clusters: int
     cluster_items: tuple[int, int, int]
     probes: int
     candidates: int
+    exact_rows: int
+    probe_growth: tuple[float, ...]
     bytes: dict[str, int]
 
 

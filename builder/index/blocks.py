@@ -67,21 +67,26 @@ def pack_codes(codes: Tensor) -> Tensor:
 
 
 def pack_vectors(
-    vectors: VectorSource, item_of_row: NDArray[np.int64], on_step: Callable[[float], None] = lambda done: None
+    vectors: VectorSource,
+    item_of_row: NDArray[np.int64],
+    projection: Tensor,
+    on_step: Callable[[float], None] = lambda done: None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Quantise `vectors [N, D]` into the order of rows, a chunk at a time.
+    """Project and quantise `vectors [N, D]` into the order of rows, a chunk at a time.
 
-    Returns `codes [NB, D4, 32, 4] int8`, `scales [NB, 32] float32`, `vectors [R, D] float16`.
+    `projection [D, P]`, or `[0, D]` for none. Returns `codes [NB, P4, 32, 4] int8`, `scales [NB, 32] float32`,
+    `vectors [R, D] float16`.
     """
     rows, dims = len(item_of_row), vectors[:1].shape[1]
-    codes = torch.empty(rows // BLOCK, -(-dims // 4), BLOCK, 4, dtype=torch.int8)
+    codes = torch.empty(rows // BLOCK, -(-projection.shape[1] // 4), BLOCK, 4, dtype=torch.int8)
     scales = torch.empty(rows // BLOCK, BLOCK)
     halves = torch.empty(rows, dims, dtype=torch.float16)
     for start in range(0, rows, ROWS_PER_CHUNK):
         items = item_of_row[start : start + ROWS_PER_CHUNK]
-        chunk = np.asarray(vectors[np.maximum(items, 0)], dtype=np.float32)
-        chunk[items < 0] = 0
-        chunk_codes, chunk_scales, chunk_halves = quantize(torch.from_numpy(chunk))
+        chunk = torch.from_numpy(np.array(vectors[np.maximum(items, 0)], dtype=np.float32))
+        chunk[torch.from_numpy(items < 0)] = 0
+        coded = chunk @ projection if len(projection) else chunk
+        chunk_codes, chunk_scales, chunk_halves = quantize(coded, chunk)
         first, last = start // BLOCK, (start + len(items)) // BLOCK
         codes[first:last] = pack_codes(chunk_codes)
         scales[first:last] = chunk_scales.view(-1, BLOCK)

@@ -16,6 +16,7 @@ from builder.index.blocks import BLOCK, Layout, arrange, pack_codes, pack_mask, 
 from builder.index.filters import FilterIndex, build_filters
 from builder.index.forward import forward_columns
 from builder.index.kmeans import assign, probe_centroids, spherical_kmeans
+from builder.index.projection import Projected, no_projection
 from builder.index.quantize import quantize
 
 Step = Callable[[str], Callable[[float], None]]
@@ -29,6 +30,7 @@ class Index:
     `item_rows` [N] int32: rows in ascending order of their ids, so that an id is found by binary search.
     """
 
+    projection: Tensor
     codes: Tensor
     scales: Tensor
     vectors: Tensor
@@ -54,22 +56,27 @@ def build_index(
     *,
     clusters: int,
     seed: int,
+    projection: Tensor | None = None,
     step: Step = lambda description: lambda done: None,
 ) -> Index:
     """Cluster, quantise and lay out a catalogue.
 
     `vectors`: [N, D] finite floats (an array or a memory map, read in chunks); `ids`: [N] distinct, >= 0; `columns`:
-    item features in the order of the schema, all N long. Raises ValueError unless 1 <= `clusters` <= N.
+    item features in the order of the schema, all N long; `projection`: [D, P] (builder.index.projection), None: codes
+    are of all dims. Raises ValueError unless 1 <= `clusters` <= N.
     """
-    centroids = spherical_kmeans(vectors, clusters, seed=seed, on_step=step(f"Clustering into {clusters:,}"))
-    labels = assign(vectors, centroids, on_step=step("Assigning items to clusters"))
-    probes = probe_centroids(vectors, labels, centroids)
+    projection = no_projection(vectors[:1].shape[1]) if projection is None else projection
+    coded = Projected(vectors, projection) if len(projection) else vectors
+    centroids = spherical_kmeans(coded, clusters, seed=seed, on_step=step(f"Clustering into {clusters:,}"))
+    labels = assign(coded, centroids, on_step=step("Assigning items to clusters"))
+    probes = probe_centroids(coded, labels, centroids)
     layout = arrange(labels, ids, clusters)
-    codes, scales, halves = pack_vectors(vectors, layout.item_of_row, on_step=step("Quantising rows"))
+    codes, scales, halves = pack_vectors(vectors, layout.item_of_row, projection, on_step=step("Quantising rows"))
     centroid_codes, centroid_scales = _pack_centroids(probes)
     item_of_row = layout.item_of_row
     filtered = [column for column in columns if column.feature.filter]
     return Index(
+        projection=projection,
         codes=codes,
         scales=scales,
         vectors=halves,

@@ -42,7 +42,7 @@ class Pipeline(nn.Module):
             if feature.is_floating_point():
                 infinite = infinite | torch.isinf(feature).any(1)
         return first_status(
-            [flag(infinite, Status.USER_FEATURE.value), flag((history < -1).any(1), Status.HISTORY.value)]
+            flag(infinite, Status.USER_FEATURE.value), flag((history < -1).any(1), Status.HISTORY.value)
         )
 
     @torch.jit.export
@@ -50,24 +50,13 @@ class Pipeline(nn.Module):
         self, query: Tensor, user_status: Tensor, filter: Tensor, exclude: Tensor, task_weights: Tensor, search: Tensor
     ) -> Outputs:
         """From the query vector `[B, D]` to the results; `user_status [B] int32` is carried into the status."""
-        rows, retrieval_scores, stats, search_status = self.search(query, filter, exclude, search)  # [B, M]
-        ids = torch.where(rows >= 0, self.search.ids[rows.clamp(min=0).long()], -1)  # [B, M]
+        weights, weights_status = self.value.check_weights(task_weights)  # [B, T], [B]
+        status = first_status(user_status, weights_status)
+        rows, ids, retrieval_scores, stats, status = self.search(query, filter, exclude, search, status)  # [B, M]
         task_scores = retrieval_scores.unsqueeze(2)  # [B, M, T]: the one task's score is the inner product
-        value, value_status = self.value(task_scores, task_weights)  # [B, M]
-
-        status = first_status([user_status, search_status, value_status])  # [B]
-        bad = (status != Status.OK.value).unsqueeze(1)
-        ids = torch.where(bad, -1, ids)
-        best = torch.ops.silvertriton.top_k(value, ids, self.results)  # [B, K] positions among the candidates
-        missing = best < 0
-        at = best.clamp(min=0)
-        nothing = torch.full_like(value[:, :1], float("-inf"))
-        item_ids = torch.where(missing, -1, ids.gather(1, at))
-        scores = torch.where(missing, nothing, value.gather(1, at))
-        tasks = task_scores.gather(1, at.unsqueeze(2).expand(-1, -1, task_scores.size(2)))
-        tasks = torch.where(missing.unsqueeze(2), nothing.unsqueeze(2), tasks)
-        count = (~missing).sum(1, keepdim=True).to(torch.int32)
-        return item_ids, scores, tasks, count, status.unsqueeze(1), torch.where(bad, 0, stats)
+        value = self.value(task_scores, weights)  # [B, M]
+        item_ids, scores, tasks, count = torch.ops.silvertriton.select(value, ids, task_scores, status, self.results)
+        return item_ids, scores, tasks, count.unsqueeze(1), status.unsqueeze(1), stats
 
 
 def input_names(schema: Schema) -> tuple[str, ...]:

@@ -16,9 +16,13 @@ class ValueModel(nn.Module):
         super().__init__()
         self.register_buffer("weights", torch.ones(tasks))
 
-    def forward(self, task_scores: Tensor, task_weights: Tensor) -> tuple[Tensor, Tensor]:
-        """`task_scores [B, M, T]`, `task_weights [B, T]`, NaN: the artifact's -> value `[B, M]`, status `[B] int32`."""
+    def forward(self, task_scores: Tensor, weights: Tensor) -> Tensor:
+        """`task_scores [B, M, T]`, `weights [B, T]` -> value `[B, M]`."""
+        return (task_scores * weights.unsqueeze(1)).sum(2)
+
+    @torch.jit.export
+    def check_weights(self, task_weights: Tensor) -> tuple[Tensor, Tensor]:
+        """`task_weights [B, T]`, NaN: the artifact's -> the weights to use `[B, T]`, status `[B] int32`."""
         bad = torch.isinf(task_weights)
         weights = torch.where(bad | torch.isnan(task_weights), self.weights, task_weights)
-        value = (task_scores * weights.unsqueeze(1)).sum(2)
-        return value, flag(bad.any(1), Status.TASK_WEIGHTS.value)
+        return weights, flag(bad.any(1), Status.TASK_WEIGHTS.value)

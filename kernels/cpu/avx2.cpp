@@ -20,27 +20,39 @@ ST_AVX2 inline __m256i add_products(__m256i sums, const int8_t* codes, __m256i q
     return _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 
-ST_AVX2 inline uint32_t finish(__m256i sums, const float* scales, __m256 floor, float* scores) {
-    const __m256 score = _mm256_mul_ps(_mm256_cvtepi32_ps(sums), _mm256_loadu_ps(scales));
-    _mm256_storeu_ps(scores, score);
-    return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(score, floor, _CMP_GE_OQ)));
-}
-
-ST_AVX2 uint32_t score_block(const int8_t* block, const float* scales, const QueryCodes& query, float floor,
-                             float* scores) {
-    __m256i sums0 = _mm256_setzero_si256(), sums1 = sums0, sums2 = sums0, sums3 = sums0;
-    for (int64_t j = 0; j < query.group_count; ++j) {
-        const __m256i q = _mm256_set1_epi32(query.groups[j]);
-        const int8_t* codes = block + j * kBlockRows * 4;
-        sums0 = add_products(sums0, codes, q);
-        sums1 = add_products(sums1, codes + 32, q);
-        sums2 = add_products(sums2, codes + 64, q);
-        sums3 = add_products(sums3, codes + 96, q);
-    }
+ST_AVX2 int64_t scan_blocks(const int8_t* codes, const float* scales, const uint32_t* masks, int64_t blocks,
+                            int32_t first_row, const QueryCodes& query, float floor, uint64_t* hits) {
+    constexpr int64_t kAhead = 1024;
+    const int64_t bytes = query.group_count * kBlockRows * 4;
     const __m256 floors = _mm256_set1_ps(floor);
-    return finish(sums0, scales, floors, scores) | finish(sums1, scales + 8, floors, scores + 8) << 8 |
-           finish(sums2, scales + 16, floors, scores + 16) << 16 |
-           finish(sums3, scales + 24, floors, scores + 24) << 24;
+    alignas(32) float scores[kBlockRows];
+    int64_t written = 0;
+    for (int64_t b = 0; b < blocks; ++b) {
+        if (masks[b] == 0) continue;
+        const int8_t* block = codes + b * bytes;
+        __m256i sums[4] = {_mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256(),
+                           _mm256_setzero_si256()};
+        for (int64_t j = 0; j < query.group_count; ++j) {
+            const __m256i q = _mm256_set1_epi32(query.groups[j]);
+            const int8_t* at = block + j * kBlockRows * 4;
+            _mm_prefetch(at + kAhead, _MM_HINT_T0);
+            _mm_prefetch(at + kAhead + 64, _MM_HINT_T0);
+            for (int part = 0; part < 4; ++part) sums[part] = add_products(sums[part], at + 32 * part, q);
+        }
+        uint32_t reached = 0;
+        for (int part = 0; part < 4; ++part) {
+            const __m256 scale = _mm256_loadu_ps(scales + b * kBlockRows + 8 * part);
+            const __m256 score = _mm256_mul_ps(_mm256_cvtepi32_ps(sums[part]), scale);
+            _mm256_store_ps(scores + 8 * part, score);
+            const int mask = _mm256_movemask_ps(_mm256_cmp_ps(score, floors, _CMP_GE_OQ));
+            reached |= static_cast<uint32_t>(mask) << (8 * part);
+        }
+        for (reached &= masks[b]; reached != 0; reached &= reached - 1) {
+            const int32_t r = __builtin_ctz(reached);
+            hits[written++] = packed_hit(scores[r], first_row + static_cast<int32_t>(b * kBlockRows) + r);
+        }
+    }
+    return written;
 }
 
 // Eight lanes; products and sums are rounded apart, as the contract asks.
@@ -84,7 +96,7 @@ ST_AVX2 void count_clusters(const uint32_t* words, const int32_t* cluster_blocks
 
 }  // namespace
 
-const InstructionSet kAvx2{"avx2", score_block, dot_row, count_clusters};
+const InstructionSet kAvx2{"avx2", scan_blocks, dot_row, count_clusters};
 
 }  // namespace silvertriton
 

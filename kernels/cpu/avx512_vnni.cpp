@@ -19,35 +19,54 @@ ST_AVX512 inline __m512i add_products(__m512i sums, const int8_t* codes, __m512i
     return _mm512_dpbusd_epi32(sums, _mm512_xor_si512(_mm512_loadu_si512(codes), offset), query);
 }
 
-ST_AVX512 inline uint32_t finish(__m512i sums, const float* scales, __m512 floor, float* scores) {
-    const __m512 score = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), _mm512_loadu_ps(scales));
-    _mm512_storeu_ps(scores, score);
-    return _mm512_cmp_ps_mask(score, floor, _CMP_GE_OQ);
-}
-
-ST_AVX512 uint32_t score_block(const int8_t* block, const float* scales, const QueryCodes& query, float floor,
-                               float* scores) {
-    // Even and odd groups have their own accumulators: one chain of vpdpbusd is bound by its latency.
-    __m512i even0 = _mm512_set1_epi32(query.unsigned_bias), even1 = even0;
-    __m512i odd0 = _mm512_setzero_si512(), odd1 = odd0;
-    int64_t j = 0;
-    for (; j + 2 <= query.group_count; j += 2) {
-        const int8_t* codes = block + j * kBlockRows * 4;
-        const __m512i q0 = _mm512_set1_epi32(query.groups[j]), q1 = _mm512_set1_epi32(query.groups[j + 1]);
-        even0 = add_products(even0, codes, q0);
-        even1 = add_products(even1, codes + 64, q0);
-        odd0 = add_products(odd0, codes + 128, q1);
-        odd1 = add_products(odd1, codes + 192, q1);
-    }
-    if (j < query.group_count) {
-        const int8_t* codes = block + j * kBlockRows * 4;
-        const __m512i q = _mm512_set1_epi32(query.groups[j]);
-        even0 = add_products(even0, codes, q);
-        even1 = add_products(even1, codes + 64, q);
-    }
+ST_AVX512 int64_t scan_blocks(const int8_t* codes, const float* scales, const uint32_t* masks, int64_t blocks,
+                              int32_t first_row, const QueryCodes& query, float floor, uint64_t* hits) {
+    constexpr int64_t kAhead = 1024;  // bytes; what follows a run is mostly read next
+    const int64_t groups = query.group_count, bytes = groups * kBlockRows * 4;
+    const __m512i bias = _mm512_set1_epi32(query.unsigned_bias);
     const __m512 floors = _mm512_set1_ps(floor);
-    return finish(_mm512_add_epi32(even0, odd0), scales, floors, scores) |
-           finish(_mm512_add_epi32(even1, odd1), scales + 16, floors, scores + 16) << 16;
+    alignas(64) float scores[kBlockRows];
+    int64_t written = 0;
+    for (int64_t b = 0; b < blocks; ++b) {
+        if (masks[b] == 0) continue;
+        const int8_t* block = codes + b * bytes;
+        // Even and odd groups have their own accumulators: one chain of vpdpbusd is bound by its latency.
+        __m512i even0 = bias, even1 = bias, odd0 = _mm512_setzero_si512(), odd1 = odd0;
+        int64_t j = 0;
+        for (; j + 2 <= groups; j += 2) {
+            const int8_t* at = block + j * kBlockRows * 4;
+            const __m512i q0 = _mm512_set1_epi32(query.groups[j]), q1 = _mm512_set1_epi32(query.groups[j + 1]);
+            _mm_prefetch(at + kAhead, _MM_HINT_T0);
+            _mm_prefetch(at + kAhead + 64, _MM_HINT_T0);
+            _mm_prefetch(at + kAhead + 128, _MM_HINT_T0);
+            _mm_prefetch(at + kAhead + 192, _MM_HINT_T0);
+            even0 = add_products(even0, at, q0);
+            even1 = add_products(even1, at + 64, q0);
+            odd0 = add_products(odd0, at + 128, q1);
+            odd1 = add_products(odd1, at + 192, q1);
+        }
+        if (j < groups) {
+            const int8_t* at = block + j * kBlockRows * 4;
+            const __m512i q = _mm512_set1_epi32(query.groups[j]);
+            even0 = add_products(even0, at, q);
+            even1 = add_products(even1, at + 64, q);
+        }
+        const float* scale = scales + b * kBlockRows;
+        const __m512 low = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(even0, odd0)), _mm512_loadu_ps(scale));
+        const __m512 high =
+            _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(even1, odd1)), _mm512_loadu_ps(scale + 16));
+        uint32_t reached = _mm512_cmp_ps_mask(low, floors, _CMP_GE_OQ) |
+                           static_cast<uint32_t>(_mm512_cmp_ps_mask(high, floors, _CMP_GE_OQ)) << 16;
+        reached &= masks[b];
+        if (reached == 0) continue;
+        _mm512_store_ps(scores, low);
+        _mm512_store_ps(scores + 16, high);
+        for (; reached != 0; reached &= reached - 1) {
+            const int32_t r = __builtin_ctz(reached);
+            hits[written++] = packed_hit(scores[r], first_row + static_cast<int32_t>(b * kBlockRows) + r);
+        }
+    }
+    return written;
 }
 
 ST_AVX512 float dot_row(const uint16_t* row, const float* query, int64_t dims) {
@@ -86,7 +105,7 @@ ST_AVX512 void count_clusters(const uint32_t* words, const int32_t* cluster_bloc
 
 }  // namespace
 
-const InstructionSet kAvx512Vnni{"avx512vnni", score_block, dot_row, count_clusters};
+const InstructionSet kAvx512Vnni{"avx512vnni", scan_blocks, dot_row, count_clusters};
 
 }  // namespace silvertriton
 

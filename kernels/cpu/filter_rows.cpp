@@ -183,10 +183,9 @@ void compile(const int64_t* code, const FilterIndex& index, Plan& plan) {
     }
 }
 
-Plan prepare(const int64_t* program, const FilterRequests& requests, const FilterIndex& index) {
+Plan prepare(const int64_t* program, int64_t program_width, int64_t fingerprint, const FilterIndex& index) {
     Plan plan;
-    plan.shape =
-        check_program(program, requests.program_width, requests.fingerprint, index.feature_number, index.features);
+    plan.shape = check_program(program, program_width, fingerprint, index.feature_number, index.features);
     if (plan.shape.instructions == 0) return plan;
     try {
         compile(program + 2, index, plan);
@@ -345,42 +344,36 @@ void run_span(Plan& plan, const FilterIndex& index, int64_t begin, int64_t end, 
 
 }  // namespace
 
-void filter_rows(const FilterRequests& requests, const FilterIndex& index, uint32_t* words, int32_t* passing,
-                 int32_t* status) {
+void filter_rows(FilterRequest* requests, int64_t batch, int64_t program_width, int64_t fingerprint,
+                 const FilterIndex& index) {
     const InstructionSet& isa = instruction_set();
-    std::vector<Plan> plans(static_cast<size_t>(requests.batch));
-    parallel_for(requests.batch, 1, [&](int64_t begin, int64_t end) {
+    std::vector<Plan> plans(static_cast<size_t>(batch));
+    parallel_for(batch, 1, [&](int64_t begin, int64_t end) {
         for (int64_t b = begin; b < end; ++b)
-            plans[b] = prepare(requests.program + b * requests.program_width, requests, index);
+            plans[b] = prepare(requests[b].program, program_width, fingerprint, index);
     });
 
     // Spans of whole chunks, so that a lone request too is spread over the threads.
     const int64_t chunks = std::max<int64_t>((index.blocks + kChunkWords - 1) / kChunkWords, 1);
-    const int64_t spans =
-        std::clamp<int64_t>((thread_count() + requests.batch - 1) / std::max<int64_t>(requests.batch, 1), 1, chunks);
+    const int64_t spans = std::clamp<int64_t>((thread_count() + batch - 1) / std::max<int64_t>(batch, 1), 1, chunks);
     const int64_t span_words = (chunks + spans - 1) / spans * kChunkWords;
-    parallel_for(requests.batch * spans, 1, [&](int64_t begin, int64_t end) {
+    parallel_for(batch * spans, 1, [&](int64_t begin, int64_t end) {
         for (int64_t task = begin; task < end; ++task) {
             Plan& plan = plans[task / spans];
             const int64_t span = task % spans;
             if (plan.whole() && span > 0) continue;
             const int64_t last = plan.whole() ? index.blocks : std::min((span + 1) * span_words, index.blocks);
             const int64_t first = std::min(span * span_words, last);
-            run_span(plan, index, first, last, words + task / spans * index.blocks);
+            run_span(plan, index, first, last, requests[task / spans].words);
         }
     });
     for (const Plan& plan : plans)
         if (!plan.error.empty()) throw std::runtime_error(plan.error);
 
-    parallel_for(requests.batch, 1, [&](int64_t begin, int64_t end) {
+    parallel_for(batch, 1, [&](int64_t begin, int64_t end) {
         for (int64_t b = begin; b < end; ++b) {
-            uint32_t* mask = words + b * index.blocks;
-            const int32_t* excluded = requests.exclude + b * requests.exclude_width;
-            for (int64_t e = 0; e < requests.exclude_width; ++e)
-                if (excluded[e] >= 0 && excluded[e] < index.rows())
-                    mask[excluded[e] / 32] &= ~(1u << (excluded[e] % 32));
-            isa.count_clusters(mask, index.cluster_blocks, index.clusters, passing + b * index.clusters);
-            status[b] = plans[b].shape.status;
+            isa.count_clusters(requests[b].words, index.cluster_blocks, index.clusters, requests[b].passing);
+            requests[b].status = plans[b].shape.status;
         }
     });
 }

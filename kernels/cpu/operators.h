@@ -8,40 +8,57 @@
 
 namespace silvertriton::cpu {
 
-struct FilterRequests {
+// One filter program, and where its mask goes.
+struct FilterRequest {
+    const int64_t* program;  // [F]
+    uint32_t* words;         // [NB]
+    int32_t* passing;        // [C]
+    int32_t status;          // written
+};
+
+// Throws std::runtime_error when the index contradicts itself where a program touches it.
+void filter_rows(FilterRequest* requests, int64_t batch, int64_t program_width, int64_t fingerprint,
+                 const FilterIndex& index);
+
+// The whole index; see docs/operators.md for shapes.
+struct SearchIndex {
+    CodeBlocks items;           // D here is P, the dims of the codes
+    CodeBlocks centroids;       // likewise
+    RowVectors vectors;         // all D dims
+    const float* projection;    // [D, P], or null: P = D and codes are of the vectors themselves
+    const int64_t* ids;         // [R]
+    const int32_t* item_rows;   // [N]
+    int64_t item_count;         // N
+    const float* probe_growth;  // [G]
+    int64_t growth_count;       // G >= 1
+    FilterIndex filters;
+};
+
+// What a request that says nothing gets, and what it may ask for.
+struct SearchLimits {
+    int64_t probes, candidates, max_candidates, exact_rows;
+};
+
+struct SearchRequests {
+    const float* query;      // [B, D]
     const int64_t* program;  // [B, F]
-    const int32_t* exclude;  // [B, E]
+    const int64_t* exclude;  // [B, E] item ids, -1 none
+    const int32_t* limits;   // [B, 2] probes, candidates; 0: the artifact's
+    const int32_t* status;   // [B]
     int64_t batch, program_width, exclude_width;
     int64_t fingerprint;
 };
 
-// Throws std::runtime_error when the index contradicts itself where a program touches it.
-void filter_rows(const FilterRequests& requests, const FilterIndex& index,
-                 uint32_t* words,   // [B, NB]
-                 int32_t* passing,  // [B, C]
-                 int32_t* status);  // [B]
-
-void probe(const float* query,  // [B, D]
-           const CodeBlocks& centroids, int64_t batch, int64_t clusters,
-           const int32_t* passing,     // [B, C]
-           const int32_t* probes,      // [B]
-           const int32_t* candidates,  // [B]
-           int32_t* taken,             // [B, C]
-           int32_t* probed);           // [B]
-
-struct ScanRequests {
-    const float* query;         // [B, D]
-    const uint32_t* words;      // [B, NB]
-    const int32_t* clusters;    // [B, C]
-    const int32_t* probed;      // [B]
-    const int32_t* candidates;  // [B]
-    int64_t batch, max_candidates;
+struct SearchResults {
+    int32_t* rows;    // [B, M]
+    int64_t* ids;     // [B, M]
+    float* scores;    // [B, M]
+    int32_t* stats;   // [B, 4]
+    int32_t* status;  // [B]
 };
 
-void scan(const ScanRequests& requests, const CodeBlocks& items, const RowVectors& vectors, const int64_t* ids,
-          const int32_t* cluster_blocks, int64_t clusters,
-          int32_t* rows,      // [B, max_candidates]
-          int32_t* scanned);  // [B]
+void search(const SearchRequests& requests, const SearchIndex& index, const SearchLimits& limits,
+            const SearchResults& results);
 
 void rescore(const float* query,  // [B, D]
              const RowVectors& vectors,
@@ -49,9 +66,18 @@ void rescore(const float* query,  // [B, D]
              int64_t batch, int64_t candidates,
              float* scores);  // [B, M]
 
-void top_k(const float* scores,  // [B, M]
-           const int64_t* ids,   // [B, M]
-           int64_t batch, int64_t candidates, int64_t k,
-           int64_t* positions);  // [B, k]
+// The k best candidates by value, then smaller id, with what belongs to them.
+struct SelectResults {
+    int64_t* ids;    // [B, K]
+    float* scores;   // [B, K]
+    float* tasks;    // [B, K, T]
+    int32_t* count;  // [B]
+};
+
+void select(const float* values,    // [B, M]
+            const int64_t* ids,     // [B, M]
+            const float* tasks,     // [B, M, T]
+            const int32_t* status,  // [B]: a request whose status is not 0 gets nothing
+            int64_t batch, int64_t candidates, int64_t task_count, int64_t k, const SelectResults& results);
 
 }  // namespace silvertriton::cpu

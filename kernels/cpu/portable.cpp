@@ -9,23 +9,35 @@ namespace {
 
 constexpr int kLanes = 16;
 
-uint32_t score_block(const int8_t* block, const float* scales, const QueryCodes& query, float floor, float* scores) {
-    int32_t sums[kBlockRows] = {};
-    for (int64_t j = 0; j < query.group_count; ++j) {
-        int8_t q[4];
-        std::memcpy(q, query.groups + j, 4);
-        const int8_t* rows = block + j * kBlockRows * 4;
+// Codes are within [-127, 127]: a pair of products is at most 32,258 and fits int16, so that compilers find the
+// multiply-and-add-pairs instructions. The loops over rows inside are what they vectorise.
+void add_products(const int8_t* codes, const int8_t* query, int32_t* sums) {
+    for (int r = 0; r < kBlockRows; ++r) {
+        const int8_t* code = codes + 4 * r;
+        const int16_t low = static_cast<int16_t>(code[0] * query[0] + code[1] * query[1]);
+        const int16_t high = static_cast<int16_t>(code[2] * query[2] + code[3] * query[3]);
+        sums[r] += low + high;
+    }
+}
+
+int64_t scan_blocks(const int8_t* codes, const float* scales, const uint32_t* masks, int64_t blocks, int32_t first_row,
+                    const QueryCodes& query, float floor, uint64_t* hits) {
+    int64_t written = 0;
+    for (int64_t b = 0; b < blocks; ++b) {
+        if (masks[b] == 0) continue;
+        int32_t sums[kBlockRows] = {};
+        for (int64_t j = 0; j < query.group_count; ++j) {
+            int8_t group[4];
+            std::memcpy(group, query.groups + j, 4);
+            add_products(codes + (b * query.group_count + j) * kBlockRows * 4, group, sums);
+        }
         for (int r = 0; r < kBlockRows; ++r) {
-            const int8_t* code = rows + 4 * r;
-            sums[r] += code[0] * q[0] + code[1] * q[1] + code[2] * q[2] + code[3] * q[3];
+            const float score = static_cast<float>(sums[r]) * scales[b * kBlockRows + r];
+            if (score >= floor && masks[b] >> r & 1)
+                hits[written++] = packed_hit(score, first_row + static_cast<int32_t>(b * kBlockRows) + r);
         }
     }
-    uint32_t reached = 0;
-    for (int r = 0; r < kBlockRows; ++r) {
-        scores[r] = static_cast<float>(sums[r]) * scales[r];
-        reached |= static_cast<uint32_t>(scores[r] >= floor) << r;
-    }
-    return reached;
+    return written;
 }
 
 // Exact for every finite half, subnormals included.
@@ -60,6 +72,6 @@ void count_clusters(const uint32_t* words, const int32_t* cluster_blocks, int64_
 
 }  // namespace
 
-const InstructionSet kPortable{"portable", score_block, dot_row, count_clusters};
+const InstructionSet kPortable{"portable", scan_blocks, dot_row, count_clusters};
 
 }  // namespace silvertriton

@@ -1,4 +1,5 @@
-// A query as the instruction sets take it: int8 codes in groups of four, and zero-padded floats in units of its scale.
+// A query as the instruction sets take it: int8 codes of its projection in groups of four, and zero-padded floats of
+// all its dims, both in units of one scale, so that the scores of either are comparable.
 #pragma once
 
 #include <algorithm>
@@ -12,34 +13,52 @@
 namespace silvertriton::cpu {
 
 // Rows are ranked by scores in units of the query's scale: it is the same for all rows, and without it a product of a
-// large scale and a large query does not overflow.
-class QuantizedQuery {
+// large scale and a large query does not overflow. Reused from call to call, so that nothing is allocated.
+class PreparedQuery {
   public:
-    QuantizedQuery(const float* query, int64_t dims)
-        : units_(static_cast<size_t>((dims + 15) / 16 * 16)), groups_(static_cast<size_t>(groups_of(dims))) {
+    // `query` [D]; `projection` [D, P], or null with P = D.
+    void prepare(const float* query, int64_t dims, const float* projection, int64_t code_dims) {
+        units_.assign(static_cast<size_t>((dims + 15) / 16 * 16), 0.0f);
         float largest = 0.0f;
-        for (int64_t i = 0; i < dims; ++i) largest = std::max(largest, std::fabs(finite_or_zero(query[i])));
-        const float scale = scale_of(largest);
-        int32_t sum = 0;
-        std::vector<int8_t> codes(groups_.size() * 4);
-        for (int64_t i = 0; i < dims; ++i) {
-            units_[i] = in_scale(finite_or_zero(query[i]), scale);
-            codes[i] = code_of(units_[i]);
-            sum += codes[i];
+        for (int64_t i = 0; i < dims; ++i) largest = std::max(largest, std::fabs(units_[i] = finite_or_zero(query[i])));
+        const float* coded = units_.data();
+        if (projection != nullptr) {
+            // Divided first: the projection of a large query must not overflow. One fixed order, multiply and add
+            // rounded apart.
+            const float first_scale = scale_of(largest);
+            for (int64_t i = 0; i < dims; ++i) units_[i] = in_scale(units_[i], first_scale);
+            projected_.assign(static_cast<size_t>(code_dims), 0.0f);
+            float* sums = projected_.data();
+            for (int64_t i = 0; i < dims; ++i) {
+                const float unit = units_[i];
+                const float* row = projection + i * code_dims;
+                for (int64_t p = 0; p < code_dims; ++p) sums[p] += unit * row[p];
+            }
+            largest = largest > 0.0f ? 127.0f : 0.0f;
+            for (int64_t p = 0; p < code_dims; ++p)
+                largest = std::max(largest, std::fabs(sums[p] = finite_or_zero(sums[p])));
+            coded = sums;
         }
-        std::memcpy(groups_.data(), codes.data(), codes.size());
-        codes_ = {groups_.data(), static_cast<int64_t>(groups_.size()), -128 * sum};
+        const float scale = scale_of(largest);
+        groups_.assign(static_cast<size_t>(groups_of(code_dims)), 0);
+        int8_t* codes = reinterpret_cast<int8_t*>(groups_.data());
+        int32_t sum = 0;
+        for (int64_t p = 0; p < code_dims; ++p) {
+            codes[p] = code_of(in_scale(coded[p], scale));
+            sum += codes[p];
+        }
+        for (int64_t i = 0; i < dims; ++i) units_[i] = in_scale(units_[i], scale);
+        codes_ = {groups_.data(), static_cast<int64_t>(groups_.size()),
+                  static_cast<int32_t>(0u - 128u * static_cast<uint32_t>(sum))};
     }
-    QuantizedQuery(const QuantizedQuery&) = delete;
-    QuantizedQuery& operator=(const QuantizedQuery&) = delete;
 
     const QueryCodes& codes() const { return codes_; }
     const float* units() const { return units_.data(); }
 
   private:
-    std::vector<float> units_;
+    std::vector<float> units_, projected_;
     std::vector<int32_t> groups_;
-    QueryCodes codes_;
+    QueryCodes codes_{};
 };
 
 }  // namespace silvertriton::cpu

@@ -6,6 +6,7 @@
 
 #include "operators.h"
 #include "parallel.h"
+#include "rows.h"
 #include "silvertriton/instruction_set.h"
 
 namespace silvertriton::cpu {
@@ -24,14 +25,17 @@ void rescore(const float* query, const RowVectors& vectors, const int32_t* rows,
     const int64_t width = (dims + 15) / 16 * 16;
     padded.resize(static_cast<size_t>(batch * width));
     for (int64_t b = 0; b < batch; ++b) std::copy_n(query + b * dims, dims, padded.data() + b * width);
+    const auto exists = [&](int64_t i) { return rows[i] >= 0 && rows[i] < vectors.rows; };
     parallel_for(batch * candidates, kGrain, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) {
-            const int64_t row = rows[i];
-            scores[i] = row < 0 || row >= vectors.rows
-                            ? -std::numeric_limits<float>::infinity()
-                            : isa.dot_row(vectors.vectors + row * dims, padded.data() + i / candidates * width, dims) *
-                                  vectors.scales[row];
-        }
+        for_each_row(
+            vectors, end - begin, [&](int64_t i) { return exists(begin + i) ? rows[begin + i] : int64_t{0}; },
+            [&](int64_t i, int64_t row) {
+                const int64_t at = begin + i;
+                scores[at] = exists(at) ? isa.dot_row(vectors.vectors + row * dims,
+                                                      padded.data() + at / candidates * width, dims) *
+                                              vectors.scales[row]
+                                        : -std::numeric_limits<float>::infinity();
+            });
     });
 }
 

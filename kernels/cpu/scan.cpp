@@ -1,147 +1,133 @@
-// scan: the best masked rows of the taken clusters, without ever writing out all scores.
+#include "scan.h"
 
 #include <algorithm>
-#include <limits>
-#include <vector>
 
-#include "operators.h"
-#include "parallel.h"
-#include "query.h"
-#include "silvertriton/order.h"
+#include "rows.h"
 
 namespace silvertriton::cpu {
 namespace {
 
-constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+// Blocks scanned under one floor: few enough that it rises in time, enough that a call costs nothing.
+constexpr int64_t kRunBlocks = 16;
 
-struct Better {
-    const int64_t* ids;
-    bool operator()(const Candidate& a, const Candidate& b) const { return better(a, b, ids); }
-};
+// Rows of sparse blocks that are scored together.
+constexpr int64_t kPendingRows = 256;
 
-// The best `limit` candidates seen so far. Twice as many are buffered, then cut back by selection; the score of the
-// last one kept is the floor that later rows must reach. Rows at the floor still enter, their ids decide at the cut.
-class TopCandidates {
-  public:
-    TopCandidates(int64_t limit, const int64_t* ids) : limit_(static_cast<size_t>(limit)), ids_(ids) {}
+// Asks for the beginning of a cluster; the processor follows from there.
+void ask_for(const SearchIndex& index, int64_t cluster) {
+    constexpr int64_t kBytes = 1024, kLine = 64;
+    const int64_t block = index.filters.cluster_blocks[cluster];
+    if (block >= index.items.blocks) return;
+    const int8_t* codes = index.items.codes + block * block_bytes(index.items.dims);
+    for (int64_t byte = 0; byte < kBytes; byte += kLine) __builtin_prefetch(codes + byte);
+    __builtin_prefetch(index.items.scales + block * kBlockRows);
+    __builtin_prefetch(index.items.scales + block * kBlockRows + 16);
+}
 
-    float floor() const { return floor_; }
+// Without a filter: all rows of the index but the excluded ones. Returns `valid` or, where some are excluded, a copy.
+const uint32_t* without_excluded(const SearchIndex& index, const Request& request, int64_t first, int64_t last,
+                                 uint32_t* copy) {
+    const uint32_t* valid = index.filters.valid + first;
+    const auto& excluded = request.excluded;
+    if (excluded.empty()) return valid;
+    auto row = std::lower_bound(excluded.begin(), excluded.end(), first * kBlockRows);
+    if (row == excluded.end() || *row >= last * kBlockRows) return valid;
+    std::copy_n(valid, last - first, copy);
+    for (; row != excluded.end() && *row < last * kBlockRows; ++row)
+        copy[*row / kBlockRows - first] &= ~(1u << (*row % kBlockRows));
+    return copy;
+}
 
-    void add(float score, int64_t row) {
-        kept_.push_back({sortable(score), static_cast<int32_t>(row)});
-        if (kept_.size() >= 2 * limit_) cut();
+// Adds the rows of a mask without looking at them: all of them will be candidates.
+void take_rows(const uint32_t* masks, int64_t first, int64_t blocks, TopCandidates& best) {
+    for (int64_t b = 0; b < blocks; ++b) {
+        uint64_t* hits = best.tail(kBlockRows);
+        int64_t written = 0;
+        for (uint32_t bits = masks[b]; bits != 0; bits &= bits - 1)
+            hits[written++] = packed_hit(0.0f, static_cast<int32_t>((first + b) * kBlockRows + __builtin_ctz(bits)));
+        best.grow(written);
     }
+}
 
-    void merge(const TopCandidates& other) { kept_.insert(kept_.end(), other.kept_.begin(), other.kept_.end()); }
-
-    // Writes the best rows in order and returns how many.
-    int64_t write(int32_t* rows) {
-        cut();
-        std::sort(kept_.begin(), kept_.end(), Better{ids_});
-        std::transform(kept_.begin(), kept_.end(), rows, [](const Candidate& candidate) { return candidate.row; });
-        return static_cast<int64_t>(kept_.size());
-    }
-
-  private:
-    void cut() {
-        if (kept_.size() <= limit_) return;
-        std::nth_element(kept_.begin(), kept_.begin() + static_cast<int64_t>(limit_) - 1, kept_.end(), Better{ids_});
-        kept_.resize(limit_);
-        floor_ = score_of(kept_.back().key);
-    }
-
-    size_t limit_;
-    const int64_t* ids_;
-    float floor_ = kMinusInfinity;
-    std::vector<Candidate> kept_;
-};
-
-struct Items {
-    const InstructionSet& isa;
-    const CodeBlocks& codes;
-    const RowVectors& vectors;
-    const int32_t* cluster_blocks;
-    int64_t clusters;
-};
-
-// Scans taken[first .. last) and returns the rows scored.
-int64_t scan_clusters(const Items& items, const QuantizedQuery& query, const uint32_t* words, const int32_t* taken,
-                      int64_t first, int64_t last, TopCandidates& best) {
-    const int64_t dims = items.codes.dims, bytes = block_bytes(dims);
-    float scores[kBlockRows];
-    int64_t scanned = 0;
-    for (int64_t i = first; i < last; ++i) {
-        const int64_t cluster = taken[i];
-        if (cluster < 0 || cluster >= items.clusters) continue;
-        for (int64_t block = items.cluster_blocks[cluster]; block < items.cluster_blocks[cluster + 1]; ++block) {
-            const uint32_t mask = words[block];
-            if (mask == 0) continue;
-            const int64_t first_row = block * kBlockRows;
-            const int set = count_bits(mask);
-            scanned += set;
-            if (set <= kSparseRows) {
-                for (uint32_t bits = mask; bits != 0; bits &= bits - 1) {
-                    const int64_t row = first_row + __builtin_ctz(bits);
-                    const float score = items.isa.dot_row(items.vectors.vectors + row * dims, query.units(), dims) *
-                                        items.vectors.scales[row];
-                    if (score >= best.floor()) best.add(score, row);
-                }
-                continue;
-            }
-            uint32_t bits =
-                mask & items.isa.score_block(items.codes.codes + block * bytes, items.codes.scales + first_row,
-                                             query.codes(), best.floor(), scores);
-            for (; bits != 0; bits &= bits - 1) {
-                const int r = __builtin_ctz(bits);
-                best.add(scores[r], first_row + r);
-            }
+// Moves the rows of blocks that few rows of pass from the masks to `pending`. Returns whether any block is left.
+bool split_sparse(int64_t sparse, int64_t first, int64_t blocks, uint32_t* masks, std::vector<int32_t>& pending) {
+    bool left = false;
+    for (int64_t b = 0; b < blocks; ++b) {
+        if (masks[b] == 0) continue;
+        if (count_bits(masks[b]) > sparse) {
+            left = true;
+            continue;
         }
+        for (uint32_t bits = masks[b]; bits != 0; bits &= bits - 1)
+            pending.push_back(static_cast<int32_t>((first + b) * kBlockRows + __builtin_ctz(bits)));
+        masks[b] = 0;
     }
-    return scanned;
+    return left;
 }
 
 }  // namespace
 
-void scan(const ScanRequests& requests, const CodeBlocks& items, const RowVectors& vectors, const int64_t* ids,
-          const int32_t* cluster_blocks, int64_t clusters, int32_t* rows, int32_t* scanned) {
-    const Items all{instruction_set(), items, vectors, cluster_blocks, clusters};
-    const int64_t batch = requests.batch, width = requests.max_candidates;
-    const auto limit_of = [&](int64_t b) {
-        return std::clamp<int64_t>(requests.candidates[b], 0, std::min(width, vectors.rows));
-    };
+void scan_run(const InstructionSet& isa, const CodeBlocks& blocks, const uint32_t* masks, int64_t first, int64_t last,
+              const QueryCodes& query, TopCandidates& best) {
+    for (int64_t block = first, count; block < last; block += count) {
+        // The first floor comes as soon as possible: every row before it is a hit.
+        const int64_t missing = best.missing();
+        count = std::min(missing > 0 ? (missing + kBlockRows - 1) / kBlockRows : kRunBlocks, last - block);
+        count = std::min(count, kRunBlocks);
+        uint64_t* hits = best.tail(count * kBlockRows);
+        best.grow(isa.scan_blocks(blocks.codes + block * block_bytes(blocks.dims), blocks.scales + block * kBlockRows,
+                                  masks + (block - first), count, static_cast<int32_t>(block * kBlockRows), query,
+                                  best.floor(), hits));
+    }
+}
 
-    // With fewer requests than threads each request's clusters are dealt out in parts with candidates of their own.
-    // The order of candidates is total, so the best of the parts' best are the best of all.
-    const int64_t parts = std::max<int64_t>((thread_count() + batch - 1) / std::max<int64_t>(batch, 1), 1);
-    std::vector<TopCandidates> best;
-    best.reserve(static_cast<size_t>(batch * parts));
-    for (int64_t task = 0; task < batch * parts; ++task) best.emplace_back(limit_of(task / parts), ids);
-    std::vector<int64_t> counts(static_cast<size_t>(batch * parts));
+void scan_cluster(const InstructionSet& isa, const SearchIndex& index, const Request& request, int64_t cluster,
+                  Scan& scan) {
+    const int64_t first = index.filters.cluster_blocks[cluster], last = index.filters.cluster_blocks[cluster + 1];
+    const int64_t sparse = sparse_rows(index.vectors.dims, index.items.dims);
+    const bool all_fit = request.covered <= request.candidates;
+    uint32_t masks[kRunBlocks];
+    for (int64_t block = first; block < last; block += kRunBlocks) {
+        const int64_t end = std::min(block + kRunBlocks, last), count = end - block;
+        const uint32_t* present =
+            request.filtered ? request.words.data() + block : without_excluded(index, request, block, end, masks);
+        if (all_fit) {
+            take_rows(present, block, count, scan.best);
+            continue;
+        }
+        if (request.filtered) {
+            std::copy_n(present, count, masks);
+            present = masks;
+            if (!split_sparse(sparse, block, count, masks, scan.pending)) continue;
+        }
+        scan_run(isa, index.items, present, block, end, request.query.codes(), scan.best);
+    }
+    if (static_cast<int64_t>(scan.pending.size()) >= kPendingRows) finish_scan(isa, index, request, scan);
+}
 
-    parallel_for(batch * parts, 1, [&](int64_t begin, int64_t end) {
-        for (int64_t task = begin; task < end; ++task) {
-            const int64_t b = task / parts, part = task % parts;
-            if (limit_of(b) == 0) continue;
-            const int64_t taken = std::clamp<int64_t>(requests.probed[b], 0, clusters);
-            const QuantizedQuery query(requests.query + b * items.dims, items.dims);
-            counts[task] =
-                scan_clusters(all, query, requests.words + b * items.blocks, requests.clusters + b * clusters,
-                              taken * part / parts, taken * (part + 1) / parts, best[task]);
-        }
-    });
-    parallel_for(batch, 1, [&](int64_t begin, int64_t end) {
-        for (int64_t b = begin; b < end; ++b) {
-            TopCandidates& merged = best[b * parts];
-            int64_t count = counts[b * parts];
-            for (int64_t part = 1; part < parts; ++part) {
-                merged.merge(best[b * parts + part]);
-                count += counts[b * parts + part];
-            }
-            int32_t* out = rows + b * width;
-            std::fill(out + merged.write(out), out + width, -1);
-            scanned[b] = static_cast<int32_t>(count);
-        }
-    });
+void scan_clusters(const InstructionSet& isa, const SearchIndex& index, const Request& request, int64_t first,
+                   int64_t last, Scan& scan) {
+    for (int64_t i = first; i < last; ++i) {
+        if (i + 1 < last && !request.filtered) ask_for(index, request.taken[static_cast<size_t>(i + 1)]);
+        scan_cluster(isa, index, request, request.taken[static_cast<size_t>(i)], scan);
+    }
+}
+
+void finish_scan(const InstructionSet& isa, const SearchIndex& index, const Request& request, Scan& scan) {
+    const int64_t dims = index.vectors.dims, count = static_cast<int64_t>(scan.pending.size());
+    const int32_t* rows = scan.pending.data();
+    const float floor = scan.best.floor();
+    uint64_t* hits = scan.best.tail(count);
+    int64_t written = 0;
+    for_each_row(
+        index.vectors, count, [rows](int64_t i) { return rows[i]; },
+        [&](int64_t, int64_t row) {
+            const float score = isa.dot_row(index.vectors.vectors + row * dims, request.query.units(), dims) *
+                                index.vectors.scales[row];
+            if (score >= floor) hits[written++] = packed_hit(score, static_cast<int32_t>(row));
+        });
+    scan.best.grow(written);
+    scan.pending.clear();
 }
 
 }  // namespace silvertriton::cpu

@@ -48,26 +48,21 @@ class Checks {
                                  ", expected " + expected + "; " + fix);
     }
 
-    void require(bool holds, const std::string& argument, const std::string& got, const std::string& expected,
-                 const std::string& fix) const {
-        if (!holds) fail(argument, got, expected, fix);
-    }
-
     // Device, dtype, rank, sizes and contiguity, in this order, so that the first message is the most telling.
     void tensor(const char* argument, const torch::stable::Tensor& tensor, torch::headeronly::ScalarType dtype,
                 std::initializer_list<Dim*> dims) const {
-        const std::string layout = std::string(torch::headeronly::toString(dtype)) + " " + letters(dims);
+        const auto layout = [&] { return std::string(torch::headeronly::toString(dtype)) + " " + letters(dims); };
         if (!tensor.is_cpu()) fail(argument, "a tensor on another device", "one on the CPU", "move it with .cpu()");
         if (tensor.scalar_type() != dtype)
-            fail(argument, torch::headeronly::toString(tensor.scalar_type()), layout, "convert it with .to(dtype)");
+            fail(argument, torch::headeronly::toString(tensor.scalar_type()), layout(), "convert it with .to(dtype)");
         if (tensor.dim() != static_cast<int64_t>(dims.size()))
-            fail(argument, "rank " + std::to_string(tensor.dim()) + " " + sizes(tensor), layout,
+            fail(argument, "rank " + std::to_string(tensor.dim()) + " " + sizes(tensor), layout(),
                  "see docs/operators.md");
         int64_t axis = 0;
         for (Dim* dim : dims) {
             if (!dim->agrees(tensor.size(axis), argument))
                 fail(argument, sizes(tensor),
-                     layout + " with " + dim->letter() + " = " + std::to_string(dim->value()) + " as in " +
+                     layout() + " with " + dim->letter() + " = " + std::to_string(dim->value()) + " as in " +
                          dim->origin(),
                      "pass tensors of one index and one batch");
             ++axis;
@@ -80,13 +75,14 @@ class Checks {
         const char* expected = strictly ? "offsets that rise strictly" : "offsets that never fall";
         bool holds = values[0] == 0 && values[count] == end;
         for (int64_t i = 0; i < count; ++i) holds &= strictly ? values[i] < values[i + 1] : values[i] <= values[i + 1];
-        require(holds, argument, "offsets from " + std::to_string(values[0]) + " to " + std::to_string(values[count]),
-                std::string(expected) + " from 0 to " + std::to_string(end), kRebuild);
+        if (!holds)
+            fail(argument, "offsets from " + std::to_string(values[0]) + " to " + std::to_string(values[count]),
+                 std::string(expected) + " from 0 to " + std::to_string(end), kRebuild);
     }
 
     void range(const char* argument, int64_t value, int64_t low, int64_t high, const char* fix) const {
-        require(low <= value && value <= high, argument, std::to_string(value),
-                std::to_string(low) + " to " + std::to_string(high), fix);
+        if (value < low || value > high)
+            fail(argument, std::to_string(value), std::to_string(low) + " to " + std::to_string(high), fix);
     }
 
     static constexpr const char* kRebuild = "the index contradicts itself, build the artifact again";

@@ -6,6 +6,7 @@
 #include <limits>
 #include <string>
 #include <tuple>
+#include <vector>
 
 #include "checks.h"
 #include "operators.h"
@@ -36,67 +37,61 @@ T* out(const Tensor& tensor) {
 }
 
 Dim groups_dim(const Dim& dims) {
-    return Dim("D4", groups_of(dims.value()), "ceil(D / 4)");
+    return Dim("P4", groups_of(dims.value()), "ceil(P / 4)");
 }
 
 void check_dims(const Checks& checks, const char* argument, const Dim& dims) {
-    checks.range(argument, dims.value(), 1, kMaxDims, "D beyond that could overflow the int32 sums");
+    checks.range(argument, dims.value(), 1, kMaxDims, "beyond that the int32 sums could overflow");
 }
 
-std::tuple<Tensor, Tensor, Tensor> filter_rows(
-    const Tensor& program, const Tensor& exclude, const Tensor& feature_terms, const Tensor& term_keys,
-    const Tensor& term_bitmap, const Tensor& term_postings, const Tensor& postings, const Tensor& bitmaps,
-    const Tensor& feature_number, const Tensor& number_values, const Tensor& number_rows, const Tensor& number_known,
-    const Tensor& number_bitmaps, const Tensor& valid, const Tensor& cluster_blocks, int64_t fingerprint) {
-    const Checks checks("filter_rows");
-    Dim B("B"), F("F"), E("E"), NB("NB"), NF("NF"), T("T"), P("P"), NBM("NBM"), NN("NN"), Q1("Q - 1"), C1("C + 1");
-    checks.tensor("program", program, ScalarType::Long, {&B, &F});
-    checks.require(F.value() >= 2, "program", "F = " + std::to_string(F.value()), "F of at least 2",
-                   "send the two words 0, 0 where there is no filter");
-    checks.tensor("exclude", exclude, ScalarType::Int, {&B, &E});
-    checks.tensor("valid", valid, ScalarType::Int, {&NB});
+// The tensors of the filter index as they stand in the schemas.
+struct FilterTensors {
+    const Tensor &feature_terms, &term_keys, &term_bitmap, &term_postings, &postings, &bitmaps, &feature_number,
+        &number_values, &number_rows, &number_known, &number_bitmaps, &valid, &cluster_blocks;
+};
+
+// The small tables are checked at each call, the large ones where a program touches them.
+FilterIndex filter_index(const Checks& checks, const FilterTensors& t, Dim& NB, Dim& C1) {
+    Dim NF("NF"), T("T"), P("P"), NBM("NBM"), NN("NN"), Q1("Q - 1");
+    checks.tensor("valid", t.valid, ScalarType::Int, {&NB});
     checks.range("valid", NB.value(), 0, kMaxInt32 / kBlockRows, kSplit);
     Dim R("R", NB.value() * kBlockRows, "32 NB");
-    checks.tensor("feature_number", feature_number, ScalarType::Int, {&NF});
+    checks.tensor("feature_number", t.feature_number, ScalarType::Int, {&NF});
     Dim NF1("NF + 1", NF.value() + 1, "feature_number");
-    checks.tensor("feature_terms", feature_terms, ScalarType::Int, {&NF1});
-    checks.tensor("term_keys", term_keys, ScalarType::Long, {&T});
-    checks.tensor("term_bitmap", term_bitmap, ScalarType::Int, {&T});
+    checks.tensor("feature_terms", t.feature_terms, ScalarType::Int, {&NF1});
+    checks.tensor("term_keys", t.term_keys, ScalarType::Long, {&T});
+    checks.tensor("term_bitmap", t.term_bitmap, ScalarType::Int, {&T});
     Dim T1("T + 1", T.value() + 1, "term_keys");
-    checks.tensor("term_postings", term_postings, ScalarType::Long, {&T1});
-    checks.tensor("postings", postings, ScalarType::Int, {&P});
-    checks.tensor("bitmaps", bitmaps, ScalarType::Int, {&NBM, &NB});
-    checks.tensor("number_known", number_known, ScalarType::Int, {&NN});
-    checks.tensor("number_values", number_values, ScalarType::Double, {&NN, &R});
-    checks.tensor("number_rows", number_rows, ScalarType::Int, {&NN, &R});
-    checks.tensor("number_bitmaps", number_bitmaps, ScalarType::Int, {&NN, &Q1, &NB});
-    checks.tensor("cluster_blocks", cluster_blocks, ScalarType::Int, {&C1});
-    checks.require(C1.value() >= 1, "cluster_blocks", "no element", "C + 1 of them", Checks::kRebuild);
-
-    // The index's small tables are checked at each call, its large ones where a program touches them.
-    checks.offsets("cluster_blocks", in<int32_t>(cluster_blocks), C1.value() - 1, NB.value(), false);
-    checks.offsets("feature_terms", in<int32_t>(feature_terms), NF.value(), T.value(), true);
+    checks.tensor("term_postings", t.term_postings, ScalarType::Long, {&T1});
+    checks.tensor("postings", t.postings, ScalarType::Int, {&P});
+    checks.tensor("bitmaps", t.bitmaps, ScalarType::Int, {&NBM, &NB});
+    checks.tensor("number_known", t.number_known, ScalarType::Int, {&NN});
+    checks.tensor("number_values", t.number_values, ScalarType::Double, {&NN, &R});
+    checks.tensor("number_rows", t.number_rows, ScalarType::Int, {&NN, &R});
+    checks.tensor("number_bitmaps", t.number_bitmaps, ScalarType::Int, {&NN, &Q1, &NB});
+    checks.tensor("cluster_blocks", t.cluster_blocks, ScalarType::Int, {&C1});
+    checks.range("cluster_blocks", C1.value(), 1, kMaxInt32, Checks::kRebuild);
+    checks.offsets("cluster_blocks", in<int32_t>(t.cluster_blocks), C1.value() - 1, NB.value(), false);
+    checks.offsets("feature_terms", in<int32_t>(t.feature_terms), NF.value(), T.value(), true);
     for (int64_t f = 0; f < NF.value(); ++f)
-        checks.range("feature_number", in<int32_t>(feature_number)[f], -1, NN.value() - 1, Checks::kRebuild);
+        checks.range("feature_number", in<int32_t>(t.feature_number)[f], -1, NN.value() - 1, Checks::kRebuild);
     for (int64_t n = 0; n < NN.value(); ++n)
-        checks.range("number_known", in<int32_t>(number_known)[n], 0, R.value(), Checks::kRebuild);
+        checks.range("number_known", in<int32_t>(t.number_known)[n], 0, R.value(), Checks::kRebuild);
 
-    const cpu::FilterRequests requests{in<int64_t>(program), in<int32_t>(exclude), B.value(), F.value(), E.value(),
-                                       fingerprint};
     FilterIndex index{};
-    index.feature_terms = in<int32_t>(feature_terms);
-    index.term_keys = in<int64_t>(term_keys);
-    index.term_bitmap = in<int32_t>(term_bitmap);
-    index.term_postings = in<int64_t>(term_postings);
-    index.postings = in<int32_t>(postings);
-    index.bitmaps = in<uint32_t>(bitmaps);
-    index.feature_number = in<int32_t>(feature_number);
-    index.number_values = in<double>(number_values);
-    index.number_rows = in<int32_t>(number_rows);
-    index.number_known = in<int32_t>(number_known);
-    index.number_bitmaps = in<uint32_t>(number_bitmaps);
-    index.valid = in<uint32_t>(valid);
-    index.cluster_blocks = in<int32_t>(cluster_blocks);
+    index.feature_terms = in<int32_t>(t.feature_terms);
+    index.term_keys = in<int64_t>(t.term_keys);
+    index.term_bitmap = in<int32_t>(t.term_bitmap);
+    index.term_postings = in<int64_t>(t.term_postings);
+    index.postings = in<int32_t>(t.postings);
+    index.bitmaps = in<uint32_t>(t.bitmaps);
+    index.feature_number = in<int32_t>(t.feature_number);
+    index.number_values = in<double>(t.number_values);
+    index.number_rows = in<int32_t>(t.number_rows);
+    index.number_known = in<int32_t>(t.number_known);
+    index.number_bitmaps = in<uint32_t>(t.number_bitmaps);
+    index.valid = in<uint32_t>(t.valid);
+    index.cluster_blocks = in<int32_t>(t.cluster_blocks);
     index.features = NF.value();
     index.terms = T.value();
     index.posting_count = P.value();
@@ -105,70 +100,114 @@ std::tuple<Tensor, Tensor, Tensor> filter_rows(
     index.buckets = Q1.value() + 1;
     index.blocks = NB.value();
     index.clusters = C1.value() - 1;
+    return index;
+}
+
+void check_program_width(const Checks& checks, const char* argument, const Dim& F) {
+    checks.range(argument, F.value(), 2, kMaxInt32, "send the two words 0, 0 where there is no filter");
+}
+
+std::tuple<Tensor, Tensor, Tensor> filter_rows(const Tensor& program, const Tensor& feature_terms,
+                                               const Tensor& term_keys, const Tensor& term_bitmap,
+                                               const Tensor& term_postings, const Tensor& postings,
+                                               const Tensor& bitmaps, const Tensor& feature_number,
+                                               const Tensor& number_values, const Tensor& number_rows,
+                                               const Tensor& number_known, const Tensor& number_bitmaps,
+                                               const Tensor& valid, const Tensor& cluster_blocks, int64_t fingerprint) {
+    const Checks checks("filter_rows");
+    Dim B("B"), F("F"), NB("NB"), C1("C + 1");
+    checks.tensor("program", program, ScalarType::Long, {&B, &F});
+    check_program_width(checks, "program", F);
+    const FilterIndex index =
+        filter_index(checks,
+                     {feature_terms, term_keys, term_bitmap, term_postings, postings, bitmaps, feature_number,
+                      number_values, number_rows, number_known, number_bitmaps, valid, cluster_blocks},
+                     NB, C1);
 
     Tensor words = empty({B.value(), NB.value()}, ScalarType::Int);
     Tensor passing = empty({B.value(), index.clusters}, ScalarType::Int);
     Tensor status = empty({B.value()}, ScalarType::Int);
-    cpu::filter_rows(requests, index, out<uint32_t>(words), out<int32_t>(passing), out<int32_t>(status));
+    std::vector<cpu::FilterRequest> requests;
+    for (int64_t b = 0; b < B.value(); ++b)
+        requests.push_back({in<int64_t>(program) + b * F.value(), out<uint32_t>(words) + b * index.blocks,
+                            out<int32_t>(passing) + b * index.clusters, kStatusOk});
+    cpu::filter_rows(requests.data(), B.value(), F.value(), fingerprint, index);
+    for (int64_t b = 0; b < B.value(); ++b) out<int32_t>(status)[b] = requests[static_cast<size_t>(b)].status;
     return {words, passing, status};
 }
 
-std::tuple<Tensor, Tensor> probe(const Tensor& query, const Tensor& centroid_codes, const Tensor& centroid_scales,
-                                 const Tensor& passing, const Tensor& probes, const Tensor& candidates) {
-    const Checks checks("probe");
-    Dim B("B"), D("D"), C("C"), rows("32", kBlockRows, "the layout"), four("4", 4, "the layout");
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> search(
+    const Tensor& query, const Tensor& filter, const Tensor& exclude, const Tensor& limits, const Tensor& status,
+    const Tensor& projection, const Tensor& codes, const Tensor& scales, const Tensor& vectors, const Tensor& ids,
+    const Tensor& item_rows, const Tensor& centroid_codes, const Tensor& centroid_scales, const Tensor& probe_growth,
+    const Tensor& feature_terms, const Tensor& term_keys, const Tensor& term_bitmap, const Tensor& term_postings,
+    const Tensor& postings, const Tensor& bitmaps, const Tensor& feature_number, const Tensor& number_values,
+    const Tensor& number_rows, const Tensor& number_known, const Tensor& number_bitmaps, const Tensor& valid,
+    const Tensor& cluster_blocks, int64_t fingerprint, int64_t probes, int64_t candidates, int64_t max_candidates,
+    int64_t exact_rows) {
+    const Checks checks("search");
+    Dim B("B"), D("D"), D0("D or 0"), P("P"), F("F"), E("E"), N("N"), G("G"), NB("NB"), C1("C + 1"),
+        two("2", 2, "the contract"), block("32", kBlockRows, "the layout"), four("4", 4, "the layout");
     checks.tensor("query", query, ScalarType::Float, {&B, &D});
     check_dims(checks, "query", D);
-    Dim D4 = groups_dim(D);
-    checks.tensor("passing", passing, ScalarType::Int, {&B, &C});
-    Dim blocks("ceil(C / 32)", (C.value() + kBlockRows - 1) / kBlockRows, "passing");
-    checks.tensor("centroid_codes", centroid_codes, ScalarType::Char, {&blocks, &D4, &rows, &four});
-    checks.tensor("centroid_scales", centroid_scales, ScalarType::Float, {&blocks, &rows});
-    checks.tensor("probes", probes, ScalarType::Int, {&B});
-    checks.tensor("candidates", candidates, ScalarType::Int, {&B});
-
-    Tensor clusters = empty({B.value(), C.value()}, ScalarType::Int);
-    Tensor probed = empty({B.value()}, ScalarType::Int);
-    const CodeBlocks centroids{in<int8_t>(centroid_codes), in<float>(centroid_scales), blocks.value(), D.value()};
-    cpu::probe(in<float>(query), centroids, B.value(), C.value(), in<int32_t>(passing), in<int32_t>(probes),
-               in<int32_t>(candidates), out<int32_t>(clusters), out<int32_t>(probed));
-    return {clusters, probed};
-}
-
-std::tuple<Tensor, Tensor> scan(const Tensor& query, const Tensor& codes, const Tensor& scales, const Tensor& vectors,
-                                const Tensor& ids, const Tensor& cluster_blocks, const Tensor& words,
-                                const Tensor& clusters, const Tensor& probed, const Tensor& candidates,
-                                int64_t max_candidates) {
-    const Checks checks("scan");
-    Dim B("B"), D("D"), NB("NB"), C("C"), block("32", kBlockRows, "the layout"), four("4", 4, "the layout");
-    checks.tensor("query", query, ScalarType::Float, {&B, &D});
-    check_dims(checks, "query", D);
-    Dim D4 = groups_dim(D);
-    checks.tensor("codes", codes, ScalarType::Char, {&NB, &D4, &block, &four});
-    checks.range("codes", NB.value(), 0, kMaxInt32 / kBlockRows, kSplit);
-    Dim R("R", NB.value() * kBlockRows, "32 NB");
+    checks.tensor("filter", filter, ScalarType::Long, {&B, &F});
+    check_program_width(checks, "filter", F);
+    checks.tensor("exclude", exclude, ScalarType::Long, {&B, &E});
+    checks.tensor("limits", limits, ScalarType::Int, {&B, &two});
+    checks.tensor("status", status, ScalarType::Int, {&B});
+    checks.tensor("projection", projection, ScalarType::Float, {&D0, &P});
+    check_dims(checks, "projection", P);
+    const bool projects = D0.value() != 0;
+    if (D0.value() != (projects ? D.value() : 0) || (!projects && P.value() != D.value()))
+        checks.fail("projection", "[" + std::to_string(D0.value()) + ", " + std::to_string(P.value()) + "]",
+                    "[D, P], or [0, D] for none, with D = " + std::to_string(D.value()) + " as in query",
+                    Checks::kRebuild);
+    Dim P4 = groups_dim(P);
+    FilterIndex filters =
+        filter_index(checks,
+                     {feature_terms, term_keys, term_bitmap, term_postings, postings, bitmaps, feature_number,
+                      number_values, number_rows, number_known, number_bitmaps, valid, cluster_blocks},
+                     NB, C1);
+    Dim R("R", filters.rows(), "32 NB"),
+        CB("ceil(C / 32)", (filters.clusters + kBlockRows - 1) / kBlockRows, "cluster_blocks");
+    checks.tensor("codes", codes, ScalarType::Char, {&NB, &P4, &block, &four});
     checks.tensor("scales", scales, ScalarType::Float, {&NB, &block});
     checks.tensor("vectors", vectors, ScalarType::Half, {&R, &D});
     checks.tensor("ids", ids, ScalarType::Long, {&R});
-    checks.tensor("words", words, ScalarType::Int, {&B, &NB});
-    checks.tensor("clusters", clusters, ScalarType::Int, {&B, &C});
-    Dim C1("C + 1", C.value() + 1, "clusters");
-    checks.tensor("cluster_blocks", cluster_blocks, ScalarType::Int, {&C1});
-    checks.tensor("probed", probed, ScalarType::Int, {&B});
-    checks.tensor("candidates", candidates, ScalarType::Int, {&B});
+    checks.tensor("item_rows", item_rows, ScalarType::Int, {&N});
+    checks.tensor("centroid_codes", centroid_codes, ScalarType::Char, {&CB, &P4, &block, &four});
+    checks.tensor("centroid_scales", centroid_scales, ScalarType::Float, {&CB, &block});
+    checks.tensor("probe_growth", probe_growth, ScalarType::Float, {&G});
+    checks.range("probe_growth", G.value(), 1, 32, "one factor for each power of 4, the first of them 1");
+    checks.range("probes", probes, 0, kMaxInt32, "it is a number of clusters");
     checks.range("max_candidates", max_candidates, 0, kMaxInt32, "it is the width of the result");
-    checks.offsets("cluster_blocks", in<int32_t>(cluster_blocks), C.value(), NB.value(), false);
+    checks.range("candidates", candidates, 0, max_candidates, "it is at most max_candidates");
+    checks.range("exact_rows", exact_rows, 0, kMaxInt32, "it is a number of rows");
 
-    const cpu::ScanRequests requests{in<float>(query),    in<uint32_t>(words),     in<int32_t>(clusters),
-                                     in<int32_t>(probed), in<int32_t>(candidates), B.value(),
-                                     max_candidates};
-    const CodeBlocks items{in<int8_t>(codes), in<float>(scales), NB.value(), D.value()};
-    const RowVectors row_vectors{in<uint16_t>(vectors), in<float>(scales), R.value(), D.value()};
+    const cpu::SearchIndex index{
+        {in<int8_t>(codes), in<float>(scales), NB.value(), P.value()},
+        {in<int8_t>(centroid_codes), in<float>(centroid_scales), CB.value(), P.value()},
+        {in<uint16_t>(vectors), in<float>(scales), R.value(), D.value()},
+        projects ? in<float>(projection) : nullptr,
+        in<int64_t>(ids),
+        in<int32_t>(item_rows),
+        N.value(),
+        in<float>(probe_growth),
+        G.value(),
+        filters,
+    };
+    const cpu::SearchRequests requests{in<float>(query),    in<int64_t>(filter), in<int64_t>(exclude),
+                                       in<int32_t>(limits), in<int32_t>(status), B.value(),
+                                       F.value(),           E.value(),           fingerprint};
     Tensor rows = empty({B.value(), max_candidates}, ScalarType::Int);
-    Tensor scanned = empty({B.value()}, ScalarType::Int);
-    cpu::scan(requests, items, row_vectors, in<int64_t>(ids), in<int32_t>(cluster_blocks), C.value(),
-              out<int32_t>(rows), out<int32_t>(scanned));
-    return {rows, scanned};
+    Tensor found = empty({B.value(), max_candidates}, ScalarType::Long);
+    Tensor scores = empty({B.value(), max_candidates}, ScalarType::Float);
+    Tensor stats = empty({B.value(), 4}, ScalarType::Int);
+    Tensor first_status = empty({B.value()}, ScalarType::Int);
+    cpu::search(
+        requests, index, {probes, candidates, max_candidates, exact_rows},
+        {out<int32_t>(rows), out<int64_t>(found), out<float>(scores), out<int32_t>(stats), out<int32_t>(first_status)});
+    return {rows, found, scores, stats, first_status};
 }
 
 Tensor rescore(const Tensor& query, const Tensor& vectors, const Tensor& scales, const Tensor& rows) {
@@ -188,17 +227,24 @@ Tensor rescore(const Tensor& query, const Tensor& vectors, const Tensor& scales,
     return scores;
 }
 
-Tensor top_k(const Tensor& scores, const Tensor& ids, int64_t k) {
-    const Checks checks("top_k");
-    Dim B("B"), M("M");
-    checks.tensor("scores", scores, ScalarType::Float, {&B, &M});
+std::tuple<Tensor, Tensor, Tensor, Tensor> select(const Tensor& values, const Tensor& ids, const Tensor& task_scores,
+                                                  const Tensor& status, int64_t k) {
+    const Checks checks("select");
+    Dim B("B"), M("M"), T("T");
+    checks.tensor("values", values, ScalarType::Float, {&B, &M});
     checks.tensor("ids", ids, ScalarType::Long, {&B, &M});
-    checks.range("scores", M.value(), 0, kMaxInt32, "positions are counted in int32");
+    checks.tensor("task_scores", task_scores, ScalarType::Float, {&B, &M, &T});
+    checks.tensor("status", status, ScalarType::Int, {&B});
+    checks.range("values", M.value(), 0, kMaxInt32, "positions are counted in int32");
     checks.range("k", k, 0, kMaxInt32, "it is the number of results");
 
-    Tensor positions = empty({B.value(), k}, ScalarType::Long);
-    cpu::top_k(in<float>(scores), in<int64_t>(ids), B.value(), M.value(), k, out<int64_t>(positions));
-    return positions;
+    Tensor best = empty({B.value(), k}, ScalarType::Long);
+    Tensor scores = empty({B.value(), k}, ScalarType::Float);
+    Tensor tasks = empty({B.value(), k, T.value()}, ScalarType::Float);
+    Tensor count = empty({B.value()}, ScalarType::Int);
+    cpu::select(in<float>(values), in<int64_t>(ids), in<float>(task_scores), in<int32_t>(status), B.value(), M.value(),
+                T.value(), k, {out<int64_t>(best), out<float>(scores), out<float>(tasks), out<int32_t>(count)});
+    return {best, scores, tasks, count};
 }
 
 std::string instruction_set_name() {
@@ -213,10 +259,9 @@ void force_instruction_set_by_name(const std::string& name) {
 
 STABLE_TORCH_LIBRARY_IMPL(silvertriton, CPU, library) {
     library.impl("filter_rows", TORCH_BOX(&filter_rows));
-    library.impl("probe", TORCH_BOX(&probe));
-    library.impl("scan", TORCH_BOX(&scan));
+    library.impl("search", TORCH_BOX(&search));
     library.impl("rescore", TORCH_BOX(&rescore));
-    library.impl("top_k", TORCH_BOX(&top_k));
+    library.impl("select", TORCH_BOX(&select));
 }
 
 // Operators without a tensor have no device to be dispatched on.

@@ -5,12 +5,13 @@
 // - float sums are float32 in one fixed order: component i goes to lane i mod 16, each lane adds its products in
 //   ascending order, multiply and add rounded separately (no fused multiply-add), then lanes l and l + 8 are added,
 //   then l and l + 4, l + 2, l + 1.
-// Ties are not broken here: score_block reports every row that reaches the floor, the callers order them (order.h).
+// Ties are not broken here: scan_blocks reports every row that reaches the floor, the callers order them (order.h).
 #pragma once
 
 #include <cstdint>
 
 #include "silvertriton/layout.h"
+#include "silvertriton/order.h"
 
 namespace silvertriton {
 
@@ -24,10 +25,12 @@ struct QueryCodes {
 struct InstructionSet {
     const char* name;
 
-    // scores[r] = float(sum over components of code[r] * query code) * scales[r] for the 32 rows of one block
-    // ([D4, 32, 4] bytes, no alignment). Returns the rows with scores[r] >= floor as bits; never one that is NaN.
-    uint32_t (*score_block)(const int8_t* block, const float* scales, const QueryCodes& query, float floor,
-                            float* scores);
+    // Scores the masked rows of `blocks` consecutive blocks ([blocks, D4, 32, 4] bytes, no alignment):
+    // float(sum over components of code * query code) * scale. Appends packed_hit(score, first_row + 32 b + r) to
+    // `hits` for each row whose bit is set in masks[b] and whose score is >= floor (never one that is NaN), rows
+    // ascending, and returns how many. `hits` has room for all 32 * blocks.
+    int64_t (*scan_blocks)(const int8_t* codes, const float* scales, const uint32_t* masks, int64_t blocks,
+                           int32_t first_row, const QueryCodes& query, float floor, uint64_t* hits);
 
     // Dot product of one fp16 row [D] with a float32 query, zero-padded to a multiple of 16 components.
     float (*dot_row)(const uint16_t* row, const float* query, int64_t dims);

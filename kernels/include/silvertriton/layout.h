@@ -19,13 +19,19 @@ constexpr int64_t kBlockRows = 32;
 // Codes and query codes are within [-127, 127], so a sum of D products fits int32 up to floor((2^31 - 1) / 127^2).
 constexpr int64_t kMaxDims = 133144;
 
-// A block with at most this many set bits is scored from its fp16 rows: at 2 rows of 2D bytes, it reads an eighth of
-// the block's 32D code bytes.
-constexpr int kSparseRows = 2;
-
+// What the operators find wrong with a request; the numbers are those of docs/wire-contract.md.
 constexpr int32_t kStatusOk = 0;
+constexpr int32_t kStatusQuery = 3;
 constexpr int32_t kStatusFilterMalformed = 4;
 constexpr int32_t kStatusFilterFingerprint = 5;
+constexpr int32_t kStatusExclude = 6;
+constexpr int32_t kStatusSearch = 8;
+
+// Of two things wrong, the smaller number is reported.
+ST_HOST_DEVICE constexpr int32_t first_status(int32_t a, int32_t b) {
+    if (a == kStatusOk) return b;
+    return b == kStatusOk || a < b ? a : b;
+}
 
 // Components are grouped by four, the width of one dot-product lane.
 ST_HOST_DEVICE constexpr int64_t groups_of(int64_t dims) {
@@ -42,6 +48,12 @@ ST_HOST_DEVICE constexpr int32_t count_bits(uint32_t word) {
     word -= (word >> 1) & 0x55555555u;
     word = (word & 0x33333333u) + ((word >> 2) & 0x33333333u);
     return static_cast<int32_t>((((word + (word >> 4)) & 0x0f0f0f0fu) * 0x01010101u) >> 24);
+}
+
+// Set bits at most of a block that is better read row by row. A block costs its codes and scales in sequence; a row of
+// fp16 lies somewhere else, and costs its bytes and as much as some eight cache lines more.
+ST_HOST_DEVICE constexpr int64_t sparse_rows(int64_t dims, int64_t code_dims) {
+    return (block_bytes(code_dims) + kBlockRows * 4) / (2 * dims + 512);
 }
 
 // int8 rows in blocks: items or centroids.

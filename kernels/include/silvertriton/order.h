@@ -26,16 +26,24 @@ ST_HOST_DEVICE inline float score_of(uint32_t key) {
     return score;
 }
 
-struct Candidate {
-    uint32_t key;  // sortable(score)
-    int32_t row;
-};
+// A scored row in one word: the larger word is better, by score and then by smaller row.
+ST_HOST_DEVICE inline uint64_t packed_hit(float score, int32_t row) {
+    return static_cast<uint64_t>(sortable(score)) << 32 | (0xffffffffu - static_cast<uint32_t>(row));
+}
+
+ST_HOST_DEVICE inline uint32_t key_of(uint64_t hit) {
+    return static_cast<uint32_t>(hit >> 32);
+}
+
+ST_HOST_DEVICE inline int32_t row_of(uint64_t hit) {
+    return static_cast<int32_t>(0xffffffffu - static_cast<uint32_t>(hit));
+}
 
 // Ids are read only on a tie of scores; equal ids (padding, or a catalogue that repeats one) fall back to the row.
-ST_HOST_DEVICE inline bool better(const Candidate& a, const Candidate& b, const int64_t* ids) {
-    if (a.key != b.key) return a.key > b.key;
-    const int64_t id_a = ids[a.row], id_b = ids[b.row];
-    return id_a != id_b ? id_a < id_b : a.row < b.row;
+ST_HOST_DEVICE inline bool better(uint64_t a, uint64_t b, const int64_t* ids) {
+    if (key_of(a) != key_of(b)) return a > b;
+    const int64_t id_a = ids[row_of(a)], id_b = ids[row_of(b)];
+    return id_a != id_b ? id_a < id_b : a > b;
 }
 
 }  // namespace silvertriton

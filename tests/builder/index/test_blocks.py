@@ -1,7 +1,9 @@
 import numpy as np
+import pytest
 import torch
 
 from builder.index.blocks import arrange, pack_codes, pack_mask, pack_vectors
+from builder.index.projection import no_projection
 from builder.index.quantize import quantize
 
 
@@ -38,16 +40,19 @@ def test_pack_codes_follows_the_documented_position() -> None:
     assert not packed[:, 1, :, 2:].any()  # past D
 
 
-def test_pack_vectors_reorders_in_chunks_and_zeroes_padding(monkeypatch) -> None:
+@pytest.mark.parametrize("dims", [0, 3])
+def test_pack_vectors_reorders_in_chunks_and_zeroes_padding(monkeypatch: pytest.MonkeyPatch, dims: int) -> None:
+    """`dims` 0: not projected."""
     monkeypatch.setattr("builder.index.blocks.ROWS_PER_CHUNK", 32)
     rng = np.random.default_rng(2)
     vectors = rng.normal(size=(50, 5)).astype(np.float32)
+    projection = torch.from_numpy(np.linalg.qr(rng.normal(size=(5, dims)))[0]).float() if dims else no_projection(5)
     layout = arrange(rng.integers(0, 3, size=50).astype(np.int32), np.arange(50), clusters=3)
-    codes, scales, halves = pack_vectors(vectors, layout.item_of_row)
-    by_row = np.zeros((len(layout.item_of_row), 5), dtype=np.float32)
-    by_row[layout.row_of_item] = vectors
-    expected_codes, expected_scales, expected_halves = quantize(torch.from_numpy(by_row))
+    codes, scales, halves = pack_vectors(vectors, layout.item_of_row, projection)
+    by_row = torch.zeros(len(layout.item_of_row), 5)
+    by_row[torch.from_numpy(layout.row_of_item)] = torch.from_numpy(vectors)
+    expected_codes, expected_scales, expected_halves = quantize(by_row @ projection if dims else by_row, by_row)
     assert torch.equal(codes, pack_codes(expected_codes))
     assert torch.equal(scales.flatten(), expected_scales)
     assert torch.equal(halves, expected_halves)
-    assert not halves[layout.item_of_row < 0].any()
+    assert not halves[torch.from_numpy(layout.item_of_row) < 0].any()

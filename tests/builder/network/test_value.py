@@ -17,7 +17,8 @@ def test_weights_of_the_request_and_of_the_artifact() -> None:
     model.weights.copy_(torch.tensor([1.0, 10.0]))
     scores = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [5.0, -6.0]]]).repeat(4, 1, 1)
     weights = torch.tensor([[NAN, NAN], [2.0, NAN], [NAN, -1.0], [0.0, 0.5]])
-    value, status = model(scores, weights)
+    weights, status = model.check_weights(weights)
+    value = model(scores, weights)
     assert value.tolist() == [[21.0, 43.0, -55.0], [22.0, 46.0, -50.0], [-1.0, -1.0, 11.0], [1.0, 2.0, -3.0]]
     assert status.tolist() == [0, 0, 0, 0]
 
@@ -26,7 +27,8 @@ def test_weights_of_the_request_and_of_the_artifact() -> None:
 def test_an_infinite_weight_is_the_rows_own_fault(bad: float) -> None:
     model = ValueModel(2)
     scores = torch.ones(3, 1, 2)
-    value, status = model(scores, torch.tensor([[1.0, 1.0], [1.0, bad], [NAN, 3.0]]))
+    weights, status = model.check_weights(torch.tensor([[1.0, 1.0], [1.0, bad], [NAN, 3.0]]))
+    value = model(scores, weights)
     assert status.tolist() == [0, Status.TASK_WEIGHTS, 0]
     assert value[[0, 2], 0].tolist() == [2.0, 4.0]
     assert torch.isfinite(value).all()
@@ -36,7 +38,7 @@ def test_against_a_loop() -> None:
     seed = 1
     rng = np.random.default_rng(seed)
     scores, weights = rng.normal(size=(5, 6, 3)).astype(np.float32), rng.normal(size=(5, 3)).astype(np.float32)
-    value, _ = ValueModel(3)(torch.from_numpy(scores), torch.from_numpy(weights))
+    value = ValueModel(3)(torch.from_numpy(scores), torch.from_numpy(weights))
     expected = [
         [sum(float(s) * float(w) for s, w in zip(row, weights[b], strict=True)) for row in scores[b]] for b in range(5)
     ]
@@ -45,5 +47,6 @@ def test_against_a_loop() -> None:
 
 def test_it_scripts() -> None:
     scripted = torch.jit.script(ValueModel(1))
-    value, status = scripted(torch.tensor([[[2.0]]]), torch.tensor([[3.0]]))
+    weights, status = scripted.check_weights(torch.tensor([[3.0]]))
+    value = scripted(torch.tensor([[[2.0]]]), weights)
     assert (value.tolist(), status.tolist()) == ([[6.0]], [0])

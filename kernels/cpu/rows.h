@@ -1,0 +1,28 @@
+// fp16 rows that lie scattered in memory.
+#pragma once
+
+#include <cstdint>
+
+#include "silvertriton/layout.h"
+
+namespace silvertriton::cpu {
+
+// Calls body(i, row) for rows row_at(0), row_at(1), ..., asking for them ahead of time. All of them must exist.
+template <typename RowAt, typename Body>
+void for_each_row(const RowVectors& vectors, int64_t count, RowAt row_at, Body body) {
+    constexpr int64_t kAhead = 8, kLine = 64;
+    const int64_t bytes = 2 * vectors.dims;
+    const auto ask = [&](int64_t i) {
+        const int64_t row = row_at(i);
+        const char* first = reinterpret_cast<const char*>(vectors.vectors + row * vectors.dims);
+        for (int64_t byte = 0; byte < bytes; byte += kLine) __builtin_prefetch(first + byte);
+        __builtin_prefetch(vectors.scales + row);
+    };
+    for (int64_t i = 0; i < kAhead && i < count; ++i) ask(i);
+    for (int64_t i = 0; i < count; ++i) {
+        if (i + kAhead < count) ask(i + kAhead);
+        body(i, row_at(i));
+    }
+}
+
+}  // namespace silvertriton::cpu

@@ -1,0 +1,343 @@
+// search: from query vectors to rescored candidates, in four steps of which each is spread over the threads.
+//   1. look at the requests, run their filters     (resolve, filter_rows)
+//   2. choose clusters                             (choose_clusters)
+//   3. scan them                                   (scan.h)
+//   4. rescore the candidates from fp16 rows       (finish)
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <vector>
+
+#include "operators.h"
+#include "parallel.h"
+#include "rows.h"
+#include "scan.h"
+#include "silvertriton/instruction_set.h"
+#include "silvertriton/program.h"
+
+namespace silvertriton::cpu {
+namespace {
+
+// Masks of filtered requests that are alive at once: about what stays in the second-level cache from filtering to
+// scanning. A batch whose masks take more is searched in parts.
+constexpr int64_t kMaskBytes = int64_t{1} << 20;
+
+// Clusters that each request of a batch scans before clusters are shared: the best one gives it a floor.
+constexpr int64_t kOwnClusters = 1;
+
+bool finite(const float* query, int64_t dims) {
+    bool all = true;
+    for (int64_t i = 0; i < dims; ++i) all &= std::fabs(query[i]) <= std::numeric_limits<float>::max();
+    return all;
+}
+
+// The row of an item id, or -1. `item_rows` are the rows by ascending id; they are checked, since ids are read there.
+int32_t row_of_id(const SearchIndex& index, int64_t id) {
+    int64_t first = 0, last = index.item_count;
+    while (first < last) {
+        const int64_t middle = first + (last - first) / 2;
+        const int32_t row = index.item_rows[middle];
+        if (row < 0 || row >= index.vectors.rows) return -1;
+        if (index.ids[row] == id) return row;
+        if (index.ids[row] < id) {
+            first = middle + 1;
+        } else {
+            last = middle;
+        }
+    }
+    return -1;
+}
+
+int64_t cluster_of(const SearchIndex& index, int32_t row) {
+    const int32_t* blocks = index.filters.cluster_blocks;
+    return std::upper_bound(blocks, blocks + index.filters.clusters + 1, row / kBlockRows) - blocks - 1;
+}
+
+// Status, limits and query of one request. Nothing of a request that is not well is searched.
+void resolve(const SearchRequests& requests, int64_t b, const SearchIndex& index, const SearchLimits& limits,
+             Request& request) {
+    const int64_t dims = index.vectors.dims;
+    const float* query = requests.query + b * dims;
+    const int64_t* exclude = requests.exclude + b * requests.exclude_width;
+    const int64_t* program = requests.program + b * requests.program_width;
+    const int64_t probes = requests.limits[2 * b], candidates = requests.limits[2 * b + 1];
+    request.clear();
+    int32_t status = requests.status[b];
+    if (!finite(query, dims)) status = first_status(status, kStatusQuery);
+    for (int64_t e = 0; e < requests.exclude_width; ++e)
+        if (exclude[e] < -1) status = first_status(status, kStatusExclude);
+    if (probes < 0 || probes > index.filters.clusters || candidates < 0 || candidates > limits.max_candidates)
+        status = first_status(status, kStatusSearch);
+    request.filtered = program[1] != 0;
+    if (status != kStatusOk && request.filtered) {  // nobody else looks at this program
+        const ProgramShape shape = check_program(program, requests.program_width, requests.fingerprint,
+                                                 index.filters.feature_number, index.filters.features);
+        status = first_status(status, shape.status);
+    }
+    request.status = status;
+    if (status != kStatusOk) return;
+
+    request.probes = probes == 0 ? limits.probes : probes;
+    request.candidates = candidates == 0 ? limits.candidates : candidates;
+    request.query.prepare(query, dims, index.projection, index.items.dims);
+    for (int64_t e = 0; e < requests.exclude_width; ++e) {
+        const int32_t row = exclude[e] < 0 ? -1 : row_of_id(index, exclude[e]);
+        if (row >= 0) request.excluded.push_back(row);
+    }
+    std::sort(request.excluded.begin(), request.excluded.end());
+    request.excluded.erase(std::unique(request.excluded.begin(), request.excluded.end()), request.excluded.end());
+}
+
+void run_filters(const SearchRequests& requests, int64_t first, const SearchIndex& index,
+                 std::vector<Request*>& batch) {
+    const size_t blocks = static_cast<size_t>(index.items.blocks),
+                 clusters = static_cast<size_t>(index.filters.clusters);
+    std::vector<FilterRequest> filters;
+    std::vector<Request*> filtered;
+    for (size_t i = 0; i < batch.size(); ++i) {
+        Request& request = *batch[i];
+        if (request.status != kStatusOk || !request.filtered) continue;
+        request.words.resize(blocks);
+        request.passing.resize(clusters);
+        const int64_t* program = requests.program + (first + static_cast<int64_t>(i)) * requests.program_width;
+        filters.push_back({program, request.words.data(), request.passing.data(), kStatusOk});
+        filtered.push_back(&request);
+    }
+    if (filters.empty()) return;
+    filter_rows(filters.data(), static_cast<int64_t>(filters.size()), requests.program_width, requests.fingerprint,
+                index.filters);
+    for (size_t i = 0; i < filters.size(); ++i) {
+        Request& request = *filtered[i];
+        request.status = filters[i].status;
+        for (const int32_t row : request.excluded) {
+            uint32_t& word = request.words[static_cast<size_t>(row / kBlockRows)];
+            const uint32_t bit = 1u << (row % kBlockRows);
+            if (word & bit) request.passing[static_cast<size_t>(cluster_of(index, row))] -= 1;
+            word &= ~bit;
+        }
+    }
+}
+
+// Passing rows of a cluster. Without a filter only a cluster's last block has rows that are none.
+int64_t passing_rows(const SearchIndex& index, const Request& request, int64_t cluster) {
+    if (request.filtered) return request.passing[static_cast<size_t>(cluster)];
+    const int64_t first = index.filters.cluster_blocks[cluster], last = index.filters.cluster_blocks[cluster + 1];
+    if (first == last) return 0;
+    const auto& excluded = request.excluded;
+    const int64_t absent = std::lower_bound(excluded.begin(), excluded.end(), last * kBlockRows) -
+                           std::lower_bound(excluded.begin(), excluded.end(), first * kBlockRows);
+    return (last - first - 1) * kBlockRows + count_bits(index.filters.valid[last - 1]) - absent;
+}
+
+// Probes to take when `passing` of `items` rows pass: piecewise linear in items / passing between the powers of 4.
+int64_t grown_probes(const SearchIndex& index, int64_t probes, int64_t passing) {
+    const float times = static_cast<float>(index.item_count) / static_cast<float>(passing);
+    int64_t g = 0;
+    float power = 1.0f;
+    while (g + 1 < index.growth_count && times >= 4.0f * power) {
+        power *= 4.0f;
+        g += 1;
+    }
+    float growth = index.probe_growth[g];
+    if (g + 1 < index.growth_count) growth += (index.probe_growth[g + 1] - growth) * ((times - power) / (3.0f * power));
+    const float grown = std::ceil(static_cast<float>(probes) * growth);
+    return grown < static_cast<float>(index.filters.clusters) ? static_cast<int64_t>(grown) : index.filters.clusters;
+}
+
+// The clusters with a passing row as a mask over the blocks of centroids.
+void mark_clusters(const SearchIndex& index, Request& request) {
+    const int32_t* blocks = index.filters.cluster_blocks;
+    const int64_t clusters = index.filters.clusters;
+    request.masks.assign(static_cast<size_t>(index.centroids.blocks), 0);
+    for (int64_t b = 0; b < index.centroids.blocks; ++b) {
+        const int64_t first = b * kBlockRows, count = std::min(kBlockRows, clusters - first);
+        uint32_t mask = 0;
+        if (request.filtered) {
+            const int32_t* passing = request.passing.data() + first;
+            for (int64_t i = 0; i < count; ++i) mask |= static_cast<uint32_t>(passing[i] > 0) << i;
+        } else {
+            for (int64_t i = 0; i < count; ++i)
+                mask |= static_cast<uint32_t>(blocks[first + i + 1] > blocks[first + i]) << i;
+        }
+        request.masks[static_cast<size_t>(b)] = mask;
+    }
+    if (request.filtered) return;
+    for (const int32_t row : request.excluded) {
+        const int64_t cluster = cluster_of(index, row);
+        if (passing_rows(index, request, cluster) == 0)
+            request.masks[static_cast<size_t>(cluster / kBlockRows)] &= ~(1u << (cluster % kBlockRows));
+    }
+}
+
+// The best clusters with a passing row until both enough clusters and enough rows are taken, or none is left.
+void choose_clusters(const InstructionSet& isa, const SearchIndex& index, const SearchLimits& limits,
+                     Request& request) {
+    const int64_t clusters = index.filters.clusters;
+    const auto passing = [&](int64_t cluster) { return passing_rows(index, request, cluster); };
+    request.total = 0;
+    if (request.filtered) {
+        for (const int32_t count : request.passing) request.total += count;
+    } else {
+        request.total = index.item_count - static_cast<int64_t>(request.excluded.size());
+    }
+    if (request.total <= std::max(limits.exact_rows, request.candidates)) {
+        for (int64_t c = 0; c < clusters; ++c)
+            if (passing(c) > 0) request.taken.push_back(static_cast<int32_t>(c));
+        request.covered = request.total;
+        return;
+    }
+
+    mark_clusters(index, request);
+    const int64_t wanted = grown_probes(index, request.probes, request.total);
+    for (int64_t limit = wanted;; limit *= 2) {
+        TopCandidates& best = request.best_clusters;
+        best.reset(limit, nullptr);
+        scan_run(isa, index.centroids, request.masks.data(), 0, index.centroids.blocks, request.query.codes(), best);
+        best.cut();
+        request.taken.clear();
+        request.covered = 0;
+        std::vector<uint64_t>& order = request.order;
+        order.assign(best.hits(), best.hits() + best.count());
+        std::sort(order.begin(), order.end(), std::greater<>());
+        for (const uint64_t hit : order) {
+            if (static_cast<int64_t>(request.taken.size()) >= wanted && request.covered >= request.candidates) return;
+            request.taken.push_back(row_of(hit));
+            request.covered += passing(row_of(hit));
+        }
+        const bool enough =
+            static_cast<int64_t>(request.taken.size()) >= wanted && request.covered >= request.candidates;
+        if (enough || best.count() < limit || limit >= clusters) return;
+    }
+}
+
+// The candidates' scores from their fp16 rows, best first.
+void finish(const InstructionSet& isa, const SearchIndex& index, const float* query, Request& request, int64_t width,
+            int32_t* rows, int64_t* ids, float* scores) {
+    TopCandidates& best = request.scan.best;
+    best.cut();
+    const int64_t dims = index.vectors.dims;
+    request.padded.assign(static_cast<size_t>((dims + 15) / 16 * 16), 0.0f);
+    std::copy_n(query, dims, request.padded.data());
+    std::vector<uint64_t>& order = request.order;
+    order.resize(static_cast<size_t>(best.count()));
+    const uint64_t* hits = best.hits();
+    for_each_row(
+        index.vectors, best.count(), [hits](int64_t i) { return row_of(hits[i]); },
+        [&](int64_t i, int64_t row) {
+            const float score = isa.dot_row(index.vectors.vectors + row * dims, request.padded.data(), dims) *
+                                index.vectors.scales[row];
+            order[static_cast<size_t>(i)] = packed_hit(score, static_cast<int32_t>(row));
+        });
+    std::sort(order.begin(), order.end(), [&](uint64_t a, uint64_t b) { return better(a, b, index.ids); });
+    const int64_t count = best.count();
+    for (int64_t i = 0; i < count; ++i) {
+        rows[i] = row_of(order[static_cast<size_t>(i)]);
+        ids[i] = index.ids[rows[i]];
+        scores[i] = score_of(key_of(order[static_cast<size_t>(i)]));
+    }
+    std::fill(rows + count, rows + width, -1);
+    std::fill(ids + count, ids + width, -1);
+    std::fill(scores + count, scores + width, -std::numeric_limits<float>::infinity());
+}
+
+// Scans what a group of requests has taken. Clusters that several of them want are read once.
+void scan_group(const InstructionSet& isa, const SearchIndex& index, Request* const* group, int64_t count) {
+    std::vector<uint64_t> shared;  // cluster in the high half, request in the low one
+    for (int64_t r = 0; r < count; ++r) {
+        Request& request = *group[r];
+        const int64_t taken = static_cast<int64_t>(request.taken.size());
+        const int64_t own = count == 1 ? taken : std::min(kOwnClusters, taken);
+        scan_clusters(isa, index, request, 0, own, request.scan);
+        for (int64_t i = own; i < taken; ++i)
+            shared.push_back(static_cast<uint64_t>(request.taken[static_cast<size_t>(i)]) << 32 |
+                             static_cast<uint64_t>(r));
+    }
+    std::sort(shared.begin(), shared.end());
+    for (const uint64_t entry : shared) {
+        Request& request = *group[entry & 0xffffffffu];
+        scan_cluster(isa, index, request, static_cast<int64_t>(entry >> 32), request.scan);
+    }
+    for (int64_t r = 0; r < count; ++r) finish_scan(isa, index, *group[r], group[r]->scan);
+}
+
+// Lone requests: the clusters are dealt out to the threads, each with candidates of its own.
+void scan_in_parts(const InstructionSet& isa, const SearchIndex& index, std::vector<Request*>& batch, int64_t parts) {
+    std::vector<Scan> scans(batch.size() * static_cast<size_t>(parts));
+    parallel_for(static_cast<int64_t>(scans.size()), 1, [&](int64_t begin, int64_t end) {
+        for (int64_t task = begin; task < end; ++task) {
+            const Request& request = *batch[static_cast<size_t>(task / parts)];
+            const int64_t taken = static_cast<int64_t>(request.taken.size()), part = task % parts;
+            Scan& scan = scans[static_cast<size_t>(task)];
+            scan.best.reset(request.candidates, index.ids);
+            scan_clusters(isa, index, request, taken * part / parts, taken * (part + 1) / parts, scan);
+            finish_scan(isa, index, request, scan);
+        }
+    });
+    for (size_t task = 0; task < scans.size(); ++task)
+        batch[task / static_cast<size_t>(parts)]->scan.best.merge(scans[task].best);
+}
+
+// Searches requests [first, first + batch.size()).
+void search_part(const SearchRequests& requests, int64_t first, const SearchIndex& index, const SearchLimits& limits,
+                 const SearchResults& results, std::vector<Request*>& batch) {
+    const InstructionSet& isa = instruction_set();
+    const int64_t count = static_cast<int64_t>(batch.size()), threads = thread_count();
+    const auto each = [&](const std::function<void(int64_t)>& body) {
+        parallel_for(count, 1, [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; ++i) body(i);
+        });
+    };
+    each([&](int64_t i) { resolve(requests, first + i, index, limits, *batch[i]); });
+    run_filters(requests, first, index, batch);
+    each([&](int64_t i) {
+        Request& request = *batch[i];
+        if (request.status != kStatusOk) return;
+        choose_clusters(isa, index, limits, request);
+        request.scan.best.reset(request.candidates, index.ids);
+    });
+    if (count >= threads) {
+        parallel_for(threads, 1, [&](int64_t begin, int64_t end) {
+            for (int64_t t = begin; t < end; ++t)
+                scan_group(isa, index, batch.data() + count * t / threads,
+                           count * (t + 1) / threads - count * t / threads);
+        });
+    } else {
+        scan_in_parts(isa, index, batch, (threads + count - 1) / count);
+    }
+    each([&](int64_t i) {
+        const int64_t b = first + i, width = limits.max_candidates;
+        Request& request = *batch[i];
+        const bool ok = request.status == kStatusOk;
+        if (!ok) request.scan.best.reset(0, index.ids);
+        finish(isa, index, requests.query + b * index.vectors.dims, request, width, results.rows + b * width,
+               results.ids + b * width, results.scores + b * width);
+        const int64_t stats[4] = {static_cast<int64_t>(request.taken.size()), request.total, request.covered,
+                                  request.covered == request.total};
+        for (int s = 0; s < 4; ++s) results.stats[4 * b + s] = ok ? static_cast<int32_t>(stats[s]) : 0;
+        results.status[b] = request.status;
+    });
+}
+
+}  // namespace
+
+void search(const SearchRequests& requests, const SearchIndex& index, const SearchLimits& limits,
+            const SearchResults& results) {
+    // Kept from call to call: memory fresh from the system costs more than a small search.
+    thread_local std::vector<Request> pool;
+    bool filtered = false;
+    for (int64_t b = 0; b < requests.batch; ++b) filtered |= requests.program[b * requests.program_width + 1] != 0;
+    const int64_t mask_bytes = std::max<int64_t>(index.items.blocks * 4, 1);
+    const int64_t step =
+        filtered ? std::max(kMaskBytes / mask_bytes, thread_count()) : std::max<int64_t>(requests.batch, 1);
+    for (int64_t first = 0; first < requests.batch; first += step) {
+        const int64_t count = std::min(step, requests.batch - first);
+        if (static_cast<int64_t>(pool.size()) < count) pool.resize(static_cast<size_t>(count));
+        std::vector<Request*> batch;
+        for (int64_t i = 0; i < count; ++i) batch.push_back(&pool[static_cast<size_t>(i)]);
+        search_part(requests, first, index, limits, results, batch);
+    }
+}
+
+}  // namespace silvertriton::cpu
