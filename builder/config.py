@@ -209,9 +209,9 @@ class Training(_Model):
 class IndexConfig(_Model):
     """The item index. `auto` values are measured when the artifact is exported, to reach `recall` against exact search.
 
-    `code_dims`: dims of the int8 codes that find candidates, a projection of the vectors; auto: as few as keep nearly all
-    exact results among the candidates. `results`: most results of a request (k). `candidates`: rows that leave the search for rescoring; `max_candidates`:
-    the most a request may ask for.
+    `code_dims`: dims of the int8 codes that find candidates, a projection of the vectors; auto: as few as keep nearly
+    all exact results among the candidates. `results`: most results of a request (k). `candidates`: rows that leave the
+    search for rescoring; `max_candidates`: the most a request may ask for.
     """
 
     clusters: Auto | Annotated[int, Field(ge=1)] = "auto"

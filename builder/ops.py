@@ -1,8 +1,9 @@
 """The operators `torch.ops.silvertriton.*`: typed wrappers, and the fake kernels that export and `opcheck` need.
 
-docs/operators.md is their contract. Letters: B requests, F words of a program, E excluded items, D dims, P
-dims of the codes, P4 = ceil(P / 4), NB blocks, R = 32 NB rows, N items, C clusters, M candidates, T tasks, K results. Every tensor is contiguous and on the
-CPU. Every wrapper raises RuntimeError with operator, argument, got, expected and fix when arguments do not agree.
+docs/operators.md is their contract. Letters: B requests, F words of a program, E excluded items, D dims, P dims of the
+codes, P4 = ceil(P / 4), NB blocks, R = 32 NB rows, N items, C clusters, M candidates, T tasks, K results. Every tensor
+is contiguous and on the CPU. Every wrapper raises RuntimeError with operator, argument, got, expected and fix when
+arguments do not agree.
 """
 
 from __future__ import annotations

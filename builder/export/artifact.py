@@ -180,11 +180,11 @@ def _statistics(index: Index, search: Search, source: Source, calibration: Calib
         "ids": [index.ids, index.item_rows],
         "centroids": [
             index.projection,
-            search.probe_growth,
             index.centroid_codes,
             index.centroid_scales,
             index.cluster_blocks,
         ],
+        "probe growth": [search.probe_growth],
         "filters": [*index.filters.tensors().values(), index.valid],
         "forward columns": list(index.forward.values()),
     }

@@ -29,7 +29,7 @@ GROWTH_STEPS = 12  # powers of 4: 4^12 is a 16-millionth of the items
 
 @dataclass(frozen=True)
 class Calibration:
-    """`recall`: measured through the operators with `probes` and `candidates`, over `queries` queries, at the top `at`."""
+    """`recall`: at the top `at`, measured through the operators with these defaults over `queries` queries."""
 
     probes: int
     candidates: int
@@ -44,7 +44,7 @@ class Calibration:
 class _Truth:
     """What exact search finds.
 
-    `queries` [Q, D] of length 1; `items` [Q, at] positions in the catalogue; `floor` [Q]: the score of the last of them.
+    `queries` [Q, D] of length 1; `items` [Q, at] positions in the catalogue; `floor` [Q]: the last of their scores.
     """
 
     queries: Tensor
@@ -76,8 +76,8 @@ def calibrate(
     Surely: the mean over the queries lies `MARGIN` standard errors above the target, because it holds for the queries
     that chose the probes and should hold for others. Also measures `exact_rows` and `probe_growth` and sets them.
 
-    `vectors` [N, D] and `ids` [N] in catalogue order; `queries` [Q, D] float32; `results`: the most that a request gets;
-    `probes`, `candidates` not None: taken as they are. A result counts as found when its exact score reaches the
+    `vectors` [N, D] and `ids` [N] in catalogue order; `queries` [Q, D] float32; `results`: the most that a request
+    gets; `probes`, `candidates` not None: taken as they are. A result counts as found when its exact score reaches the
     `at`-th exact score, so ties count alike.
     """
     truth = exact_truth(search, vectors, ids, queries, at=at, on_step=on_step)
@@ -147,7 +147,7 @@ def run(search: Search, queries: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor
 
 
 def _sure(recalls: NDArray[np.float64]) -> float:
-    return float(recalls.mean()) - MARGIN * float(recalls.std()) / len(recalls) ** 0.5
+    return float(recalls.mean() - MARGIN * recalls.std() / len(recalls) ** 0.5)
 
 
 def _fewer_candidates(search: Search, truth: _Truth, recalls: NDArray[np.float64], results: int) -> NDArray[np.float64]:

@@ -93,7 +93,8 @@ def principal_directions(rows: Tensor) -> Tensor:
 
 def _scaled(rows: Tensor) -> Tensor:
     """`rows` with magnitudes up to 1: products of large or small ones leave the range of float32."""
-    return rows / rows.abs().amax().clamp(min=torch.finfo(torch.float32).tiny)
+    scaled: Tensor = rows / rows.abs().amax().clamp(min=torch.finfo(torch.float32).tiny)
+    return scaled
 
 
 def _sample(vectors: VectorSource, seed: int) -> Tensor:

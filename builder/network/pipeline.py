@@ -52,7 +52,7 @@ class Pipeline(nn.Module):
         """From the query vector `[B, D]` to the results; `user_status [B] int32` is carried into the status."""
         weights, weights_status = self.value.check_weights(task_weights)  # [B, T], [B]
         status = first_status(user_status, weights_status)
-        rows, ids, retrieval_scores, stats, status = self.search(query, filter, exclude, search, status)  # [B, M]
+        _, ids, retrieval_scores, stats, status = self.search(query, filter, exclude, search, status)  # [B, M]
         task_scores = retrieval_scores.unsqueeze(2)  # [B, M, T]: the one task's score is the inner product
         value = self.value(task_scores, weights)  # [B, M]
         item_ids, scores, tasks, count = torch.ops.silvertriton.select(value, ids, task_scores, status, self.results)
