@@ -32,6 +32,7 @@ def load() -> None:
     torch.library.register_fake("silvertriton::filter_rows", _fake_filter_rows)
     torch.library.register_fake("silvertriton::search", _fake_search)
     torch.library.register_fake("silvertriton::rescore", _fake_rescore)
+    torch.library.register_fake("silvertriton::resolve_weights", _fake_resolve_weights)
     torch.library.register_fake("silvertriton::select", _fake_select)
     _FAKES_REGISTERED = True
 
@@ -191,6 +192,21 @@ def rescore(query: Tensor, vectors: Tensor, scales: Tensor, rows: Tensor) -> Ten
     return scores
 
 
+def resolve_weights(task_weights: Tensor, defaults: Tensor, status: Tensor) -> tuple[Tensor, Tensor]:
+    """Take each request's task weights, and the artifact's where it asks for none.
+
+    Args:
+        task_weights: [B, T] float32, NaN for the artifact's.
+        defaults: [T] float32, the artifact's.
+        status: [B] int32, what is wrong with a request already, 0 for nothing.
+
+    Returns:
+        weights [B, T] float32, finite where the defaults are; status [B] int32, 7 where a weight is infinite.
+    """
+    weights, first_status = torch.ops.silvertriton.resolve_weights(task_weights, defaults, status)
+    return weights, first_status
+
+
 def select(
     values: Tensor, ids: Tensor, task_scores: Tensor, status: Tensor, k: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -301,6 +317,10 @@ def _fake_search(
 
 def _fake_rescore(query: Tensor, vectors: Tensor, scales: Tensor, rows: Tensor) -> Tensor:
     return query.new_empty(rows.shape)
+
+
+def _fake_resolve_weights(task_weights: Tensor, defaults: Tensor, status: Tensor) -> tuple[Tensor, Tensor]:
+    return task_weights.new_empty(task_weights.shape), status.new_empty(status.shape)
 
 
 def _fake_select(

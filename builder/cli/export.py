@@ -15,9 +15,18 @@ from builder.progress import stages
 @click.argument("source", type=click.Path(path_type=Path))
 @repository_option
 @model_option
-@click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="Its torch threads.")
+@click.option(
+    "--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="Torch threads of an instance."
+)
+@click.option(
+    "--instances",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Requests computed at once, on one copy of the index.",
+)
 @json_option
-def command(source: Path, repository: Path, model: str, threads: int, as_json: bool) -> None:
+def command(source: Path, repository: Path, model: str, threads: int, instances: int, as_json: bool) -> None:
     """Export SOURCE as the next version of a model.
 
     \b
@@ -35,7 +44,7 @@ def command(source: Path, repository: Path, model: str, threads: int, as_json: b
     from builder.export.sources import read_source
 
     with stages() as step:
-        version = export(read_source(source), repository, model=model, threads=threads, step=step)
+        version = export(read_source(source), repository, model=model, threads=threads, instances=instances, step=step)
     manifest = read_manifest(version)
     recall, index = manifest.recall, manifest.index
     if as_json:

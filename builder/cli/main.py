@@ -14,6 +14,7 @@ COMMANDS = {
     "data": "Write a dataset as Parquet files with a retrieval.yaml.",
     "train": "Train the towers that a retrieval.yaml describes.",
     "export": "Build index and network and add a version to a model repository.",
+    "tune": "Choose other defaults for the newest version, for a recall.",
     "serve": "Serve a model repository with the stock Triton Inference Server.",
     "evaluate": "Measure Recall and NDCG of a run: exact and served.",
     "inspect": "Show what a version contains and check its files.",

@@ -17,7 +17,7 @@ from builder.config import IndexConfig
 from builder.data.catalogue import Catalogue
 from builder.data.vectors import VectorSource
 from builder.errors import BuilderError
-from builder.export.calibrate import CANDIDATES, Calibration, calibrate, candidates_for
+from builder.export.calibrate import CANDIDATES, Calibration, calibrate, candidates_for, exact_truth
 from builder.export.manifest import FORMAT, OPERATORS, FileEntry, IndexStatistics, Manifest, Recall
 from builder.export.repository import check_target, write_version
 from builder.export.torchscript import script
@@ -65,6 +65,7 @@ def export(
     *,
     model: str = "retrieval",
     threads: int = 1,
+    instances: int = 1,
     step: Step = lambda description: lambda done: None,
 ) -> Path:
     """Build the index, choose its defaults, script the network and write the next version of `model`.
@@ -133,18 +134,21 @@ def export(
         candidates=candidates_for(CANDIDATES[-1], settings.results, settings.max_candidates),
         max_candidates=settings.max_candidates,
     )
-    done = step("Measuring recall")
-    calibration = calibrate(
+    truth = exact_truth(
         search,
         source.vectors,
         source.catalogue.ids,
         source.queries,
-        target=settings.recall,
         at=min(CALIBRATION_AT, settings.results),
+        on_step=step("Measuring recall"),
+    )
+    calibration = calibrate(
+        search,
+        truth,
+        target=settings.recall,
         results=settings.results,
         probes=None if settings.probes == "auto" else settings.probes,
         candidates=None if settings.candidates == "auto" else settings.candidates,
-        on_step=done,
     )
     done = step("Writing the model")
     items_of_index = ItemFeatures(index.forward)
@@ -158,6 +162,7 @@ def export(
         schema,
         lambda files: _manifest(source, schema, statistics, calibration, files),
         threads=threads,
+        instances=instances,
     )
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -24,6 +26,7 @@ CANDIDATES = (1.2, 1.5, 2.0, 3.0, 4.0)  # for each result; the last is what the 
 FEWEST_CANDIDATES = 64  # fewer save nothing that could be measured
 SLIVER = 0.0005  # of recall that fewer candidates may cost
 GROWTH_ITEMS, GROWTH_QUERIES = 200_000, 64  # sample that the growth of probes is measured on
+TIMED_QUERIES = 200  # of 1,000: a second in all where a search takes 5 ms
 GROWTH_STEPS = 12  # powers of 4: 4^12 is a 16-millionth of the items
 
 
@@ -41,7 +44,7 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class _Truth:
+class Truth:
     """What exact search finds.
 
     `queries` [Q, D] of length 1; `items` [Q, at] positions in the catalogue; `floor` [Q]: the last of their scores.
@@ -60,29 +63,23 @@ class _Truth:
 
 def calibrate(
     search: Search,
-    vectors: VectorSource,
-    ids: NDArray[np.int64],
-    queries: Tensor,
+    truth: Truth,
     *,
     target: float,
-    at: int,
     results: int,
     probes: int | None = None,
     candidates: int | None = None,
-    on_step: Callable[[float], None] = lambda done: None,
 ) -> Calibration:
     """Find the fewest probes and candidates that surely reach `target` recall, set them in `search`, return them.
 
     Surely: the mean over the queries lies `MARGIN` standard errors above the target, because it holds for the queries
     that chose the probes and should hold for others. Also measures `exact_rows` and `probe_growth` and sets them.
 
-    `vectors` [N, D] and `ids` [N] in catalogue order; `queries` [Q, D] float32; `results`: the most that a request
-    gets; `probes`, `candidates` not None: taken as they are. A result counts as found when its exact score reaches the
-    `at`-th exact score, so ties count alike.
+    `results`: the most that a request gets; `probes`, `candidates` not None: taken as they are. A result counts as
+    found when its exact score reaches the last exact score of `truth`, so ties count alike.
     """
-    truth = exact_truth(search, vectors, ids, queries, at=at, on_step=on_step)
     search.candidates = candidates or candidates_for(CANDIDATES[-1], results, search.max_candidates)
-    search.probe_growth = _probe_growth(search, vectors, truth, target)
+    search.probe_growth = _probe_growth(search, truth, target)
     search.exact_rows = _exact_rows(search, truth.queries)
     search.probes = probes or _probes_that_hold(search, truth, target)
     recalls = measure_recall(search, truth)
@@ -90,7 +87,7 @@ def calibrate(
         search.probes = min(search.clusters, int(search.probes * PROBE_STEP) + 1)
         recalls = measure_recall(search, truth)
     if candidates is None:
-        recalls = _fewer_candidates(search, truth, recalls, results)
+        recalls = _fewer_candidates(search, truth, recalls, target, results)
     growth = tuple(round(float(factor), 3) for factor in search.probe_growth)
     recall = float(recalls.mean())
     return Calibration(
@@ -106,7 +103,7 @@ def exact_truth(
     *,
     at: int,
     on_step: Callable[[float], None] = lambda done: None,
-) -> _Truth:
+) -> Truth:
     """Exact results of `queries [Q, D]` at the top `at`; `vectors` [N, D] and `ids` [N] in catalogue order."""
     # A query's length changes no order; at length 1 the products of large or small vectors stay within float32.
     queries = directions(queries)
@@ -114,7 +111,7 @@ def exact_truth(
     position_of_row = np.full(len(search.ids), -1, dtype=np.int64)
     position_of_row[search.item_rows.numpy()] = np.argsort(ids)
     floor = torch.from_numpy(scores[:, -1] - 1e-5 * np.abs(scores).max(1))
-    return _Truth(queries, items, floor, vectors, position_of_row)
+    return Truth(queries, items, floor, vectors, position_of_row)
 
 
 def candidates_for(factor: float, results: int, max_candidates: int) -> int:
@@ -122,7 +119,7 @@ def candidates_for(factor: float, results: int, max_candidates: int) -> int:
     return min(max_candidates, max(FEWEST_CANDIDATES, int(np.ceil(factor * results))))
 
 
-def measure_recall(search: Search, truth: _Truth) -> NDArray[np.float64]:
+def measure_recall(search: Search, truth: Truth) -> NDArray[np.float64]:
     """Recall of each query [Q] with the defaults that `search` has."""
     recalls = []
     for start in range(0, len(truth.queries), QUERIES_PER_CALL):
@@ -150,13 +147,17 @@ def _sure(recalls: NDArray[np.float64]) -> float:
     return float(recalls.mean() - MARGIN * recalls.std() / len(recalls) ** 0.5)
 
 
-def _fewer_candidates(search: Search, truth: _Truth, recalls: NDArray[np.float64], results: int) -> NDArray[np.float64]:
-    """Set the fewest candidates that cost no recall worth the name; returns the recalls with them."""
-    most = search.candidates
+def _fewer_candidates(
+    search: Search, truth: Truth, recalls: NDArray[np.float64], target: float, results: int
+) -> NDArray[np.float64]:
+    """Set the fewest candidates that cost neither recall worth the name nor the target; returns the recalls."""
+    most, least = search.candidates, recalls.mean() - SLIVER
+    if recalls.mean() >= target:
+        least = max(least, target)
     for factor in CANDIDATES[:-1]:
         search.candidates = candidates_for(factor, results, search.max_candidates)
         fewer = measure_recall(search, truth)
-        if fewer.mean() >= recalls.mean() - SLIVER:
+        if fewer.mean() >= least:
             return fewer
     search.candidates = most
     return recalls
@@ -176,7 +177,7 @@ def _cluster_ranks(search: Search, queries: Tensor) -> NDArray[np.int32]:
     return ranks
 
 
-def _cluster_of_item(search: Search, truth: _Truth) -> NDArray[np.int64]:
+def _cluster_of_item(search: Search, truth: Truth) -> NDArray[np.int64]:
     """The cluster of each position in the catalogue [N]."""
     rows = search.item_rows.numpy()
     clusters = np.empty(len(rows), dtype=np.int64)
@@ -190,11 +191,11 @@ def _probes_for(ranks: NDArray[np.int32], clusters: NDArray[np.int64], target: f
     return int(needed[min(len(needed) - 1, int(np.ceil(target * len(needed))))]) + 1
 
 
-def _probes_that_hold(search: Search, truth: _Truth, target: float) -> int:
+def _probes_that_hold(search: Search, truth: Truth, target: float) -> int:
     return _probes_for(_cluster_ranks(search, truth.queries), _cluster_of_item(search, truth)[truth.items], target)
 
 
-def _probe_growth(search: Search, vectors: VectorSource, truth: _Truth, target: float) -> Tensor:
+def _probe_growth(search: Search, truth: Truth, target: float) -> Tensor:
     """How many times the probes are needed when 4^-g of the items pass, [G] float32, [0] = 1, never falling.
 
     The best k of a random 4^-g of the items are spread over the best 4^g k of all, so the probes are counted that hold
@@ -203,7 +204,7 @@ def _probe_growth(search: Search, vectors: VectorSource, truth: _Truth, target: 
     total = len(search.item_rows)
     items = np.sort(np.random.default_rng(0).permutation(total)[:GROWTH_ITEMS])
     queries = truth.queries[:GROWTH_QUERIES]
-    scores = queries @ torch.from_numpy(np.asarray(vectors[items], dtype=np.float32)).T
+    scores = queries @ torch.from_numpy(np.asarray(truth.vectors[items], dtype=np.float32)).T
     best_first = scores.argsort(dim=1, descending=True).numpy()
     ranks, clusters = _cluster_ranks(search, queries), _cluster_of_item(search, truth)[items]
     growth: list[float] = []
@@ -218,26 +219,42 @@ def _probe_growth(search: Search, vectors: VectorSource, truth: _Truth, target: 
     return torch.tensor(growth, dtype=torch.float32)
 
 
+def median_milliseconds(search: Search, queries: Tensor) -> float:
+    """What a search takes for one query on one thread with the defaults that `search` has, in this process."""
+    few = [query[None].contiguous() for query in queries[:TIMED_QUERIES]]
+    with _one_thread():
+        run(search, few[0])
+        return 1e3 * statistics.median(_seconds(partial(run, search, query)) for query in few)
+
+
 def _exact_rows(search: Search, queries: Tensor) -> int:
     """Rows whose scan costs no more than choosing clusters: what one probe takes, over what one row takes."""
     probes, search.probes, search.exact_rows = search.probes, 1, 0
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as it is served; and a second thread would cost more than such short steps
-    try:
-        query = queries[:1].contiguous()
-        rows = torch.randint(len(search.ids), (1, 4096), dtype=torch.int32, generator=torch.Generator().manual_seed(0))
+    query = queries[:1].contiguous()
+    rows = torch.randint(len(search.ids), (1, 4096), dtype=torch.int32, generator=torch.Generator().manual_seed(0))
+    with _one_thread():
         choosing = _median_seconds(lambda: run(search, query))
         scanning = _median_seconds(lambda: torch.ops.silvertriton.rescore(query, search.vectors, search.scales, rows))
-    finally:
-        search.probes = probes
-        torch.set_num_threads(threads)
+    search.probes = probes
     return min(len(search.item_rows), round(choosing / (scanning / rows.shape[1])))
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """As it is served; and a second thread would cost more than such short steps."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _median_seconds(call: Callable[[], object], repeats: int = 25) -> float:
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
+    return statistics.median(_seconds(call) for _ in range(repeats))
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started

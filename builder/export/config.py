@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from builder.errors import BuilderError
 from builder.network.pipeline import OUTPUT_NAMES, input_names
 from client.schema import Schema
 
@@ -20,10 +23,11 @@ _INPUTS = {
 }
 
 
-def model_config(schema: Schema, *, model: str, backend: str, threads: int) -> str:
+def model_config(schema: Schema, *, model: str, backend: str, threads: int, instances: int) -> str:
     """Return config.pbtxt for `backend` ("python" or "pytorch").
 
-    `threads`: torch threads of one server process, at least 1.
+    `instances`: how many requests, or batches of them, are computed at once; `threads`: torch threads of each. Both at
+    least 1.
     """
     config = model_config_pb2.ModelConfig(name=model, backend=backend, max_batch_size=MAX_BATCH)
     for name in input_names(schema):
@@ -43,7 +47,7 @@ def model_config(schema: Schema, *, model: str, backend: str, threads: int) -> s
         config.output.add(name=name, data_type=model_config_pb2.DataType.Value(data_type), dims=shape)
     # Batches form from requests that are waiting anyway; a delay would be paid in full by a lone client.
     config.dynamic_batching.SetInParent()
-    config.instance_group.add(count=1, kind=model_config_pb2.ModelInstanceGroup.KIND_CPU)
+    config.instance_group.add(count=instances, kind=model_config_pb2.ModelInstanceGroup.KIND_CPU)
     config.parameters["schema"].string_value = schema.to_json()
     config.parameters["fingerprint"].string_value = str(schema.fingerprint)
     config.parameters["INTRA_OP_THREAD_COUNT"].string_value = str(threads)
@@ -63,3 +67,17 @@ def _input_type(schema: Schema, name: str) -> tuple[str, int]:
         return data_type, dims
     kind = next(feature.kind for feature in schema.user_features if feature.name == name)
     return ("TYPE_INT64", 1) if kind == "category" else ("TYPE_FP32", 1)
+
+
+def configured_processes(path: Path) -> tuple[int, int]:
+    """Threads and instances that a config.pbtxt written by `model_config` asks for; 1 of what it does not mention.
+
+    Raises `BuilderError` if it cannot be read.
+    """
+    config = model_config_pb2.ModelConfig()
+    try:
+        text_format.Parse(path.read_text(), config)
+        threads = int(config.parameters["INTRA_OP_THREAD_COUNT"].string_value or 1)
+    except (OSError, ValueError, text_format.ParseError) as error:
+        raise BuilderError(f"cannot be read: {error}", where=str(path), remedy="Export the model again.") from error
+    return threads, sum(group.count for group in config.instance_group) or 1

@@ -57,6 +57,7 @@ def write_version(
     describe: Callable[[dict[str, FileEntry]], Manifest],
     *,
     threads: int = 1,
+    instances: int = 1,
 ) -> Path:
     """Add the next version of a model to a repository and return its directory.
 
@@ -82,7 +83,7 @@ def write_version(
                 _sync(partial)
                 existing = versions(repository, model)
                 version = home / str(int(existing[-1].name) + 1 if existing else 1)
-                _write_configs(home, partial, model, schema, threads)
+                _write_configs(home, partial, model, schema, threads, instances)
                 partial.rename(version)
                 return version
             finally:
@@ -145,11 +146,12 @@ def _save(scripted: torch.jit.ScriptModule, path: Path) -> None:
     scripted.save(str(path))
 
 
-def _write_configs(home: Path, partial: Path, model: str, schema: Schema, threads: int) -> None:
+def _write_configs(home: Path, partial: Path, model: str, schema: Schema, threads: int, instances: int) -> None:
     """Both configurations are complete, beside the new version's files, before the first one takes its place."""
     targets = {"python": home / "config.pbtxt", "pytorch": home / "configs" / "pytorch.pbtxt"}
     for backend, path in targets.items():
-        (partial / path.name).write_text(model_config(schema, model=model, backend=backend, threads=threads))
+        text = model_config(schema, model=model, backend=backend, threads=threads, instances=instances)
+        (partial / path.name).write_text(text)
     (home / "configs").mkdir(exist_ok=True)
     for path in targets.values():
         os.replace(partial / path.name, path)

@@ -88,7 +88,8 @@ def principal_directions(rows: Tensor) -> Tensor:
     _, vectors = torch.linalg.eigh(moments)
     vectors = vectors.flip(1)
     strongest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
-    return (vectors * torch.where(strongest < 0, -1.0, 1.0)).to(torch.float32)
+    signed: Tensor = vectors * torch.where(strongest < 0, -1.0, 1.0)
+    return signed.to(torch.float32)
 
 
 def _scaled(rows: Tensor) -> Tensor:

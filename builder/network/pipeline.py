@@ -50,8 +50,7 @@ class Pipeline(nn.Module):
         self, query: Tensor, user_status: Tensor, filter: Tensor, exclude: Tensor, task_weights: Tensor, search: Tensor
     ) -> Outputs:
         """From the query vector `[B, D]` to the results; `user_status [B] int32` is carried into the status."""
-        weights, weights_status = self.value.check_weights(task_weights)  # [B, T], [B]
-        status = first_status(user_status, weights_status)
+        weights, status = self.value.resolve_weights(task_weights, user_status)  # [B, T], [B]
         _, ids, retrieval_scores, stats, status = self.search(query, filter, exclude, search, status)  # [B, M]
         task_scores = retrieval_scores.unsqueeze(2)  # [B, M, T]: the one task's score is the inner product
         value = self.value(task_scores, weights)  # [B, M]
@@ -78,7 +77,7 @@ def forward_source(schema: Schema, *, own_tower: bool) -> str:
     arguments = ", ".join(f"{name}: Tensor" for name in input_names(schema))
     lines = [f"def forward(self, {arguments}):"]
     if schema.query_dims:
-        lines.append("    _status = search[:, 0] * 0")
+        lines.append("    _status = search.new_zeros(search.size(0))")
         lines.append("    _query = query")
     else:
         features = [feature.name for feature in schema.user_features]

@@ -3,9 +3,6 @@
 import torch
 from torch import Tensor, nn
 
-from builder.network.search import flag
-from client.schema import Status
-
 
 class ValueModel(nn.Module):
     """Weighted sum over tasks, with the artifact's weights unless the request brings its own."""
@@ -18,11 +15,10 @@ class ValueModel(nn.Module):
 
     def forward(self, task_scores: Tensor, weights: Tensor) -> Tensor:
         """`task_scores [B, M, T]`, `weights [B, T]` -> value `[B, M]`."""
-        return (task_scores * weights.unsqueeze(1)).sum(2)
+        return torch.bmm(task_scores, weights.unsqueeze(2)).squeeze(2)
 
     @torch.jit.export
-    def check_weights(self, task_weights: Tensor) -> tuple[Tensor, Tensor]:
-        """`task_weights [B, T]`, NaN: the artifact's -> the weights to use `[B, T]`, status `[B] int32`."""
-        bad = torch.isinf(task_weights)
-        weights = torch.where(bad | torch.isnan(task_weights), self.weights, task_weights)
-        return weights, flag(bad.any(1), Status.TASK_WEIGHTS.value)
+    def resolve_weights(self, task_weights: Tensor, status: Tensor) -> tuple[Tensor, Tensor]:
+        """`task_weights [B, T]`, NaN: the artifact's; `status [B] int32` -> weights `[B, T]`, status `[B] int32`."""
+        weights, status = torch.ops.silvertriton.resolve_weights(task_weights, self.weights, status)
+        return weights, status

@@ -3,12 +3,23 @@
 All it does is bind tensors: `model.pt` holds the whole network, the server batches, splits and answers.
 """
 
+import gc
 import json
+import mmap
 import os
+import struct
+import zipfile
 
 import numpy as np
-import torch
 import triton_python_backend_utils as pb_utils  # part of the server
+
+# Huge pages under large tensors: a search reads rows all over the index. torch looks at this when it first allocates.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+import torch
+
+SHARED_BYTES = 1 << 20  # from here on a tensor is worth sharing
+ALIGNMENT = 64  # bytes: of torch's own tensors, and of the records in a model.pt
 
 
 class TritonPythonModel:
@@ -20,7 +31,12 @@ class TritonPythonModel:
         torch.ops.load_library(os.path.join(version, "libsilvertriton_ops.so"))
         device = f"cuda:{args['model_instance_device_id']}" if args["model_instance_kind"] == "GPU" else "cpu"
         self.device = torch.device(device)
-        self.network = torch.jit.load(os.path.join(version, "model.pt"), map_location=self.device).eval()
+        path = os.path.join(version, "model.pt")
+        self.network = torch.jit.load(path, map_location=self.device).eval()
+        # Each instance is a process. One alone keeps the index in memory of its own: a file has no huge pages.
+        instances = sum(group["count"] for group in config["instance_group"] if group["kind"] == "KIND_CPU")
+        if device == "cpu" and instances > 1:
+            share(self.network, path)
         self.inputs = [tensor["name"] for tensor in config["input"]]
         self.outputs = [tensor["name"] for tensor in config["output"]]
         arguments = [argument.name for argument in self.network.forward.schema.arguments[1:]]
@@ -29,6 +45,9 @@ class TritonPythonModel:
         # One neutral request: a network that cannot answer fails to load, and the first user does not wait for lazy
         # initialisation.
         self._forward([_neutral(tensor) for tensor in config["input"]])
+        # What is loaded stays: the collector need not look through it again while a request waits.
+        gc.collect()
+        gc.freeze()
 
     def execute(self, requests):
         # The server batches requests of equal shapes only, so they stack.
@@ -51,6 +70,31 @@ class TritonPythonModel:
         with torch.inference_mode(), torch.jit.optimized_execution(False):
             outputs = self.network(*(torch.from_numpy(array).to(self.device) for array in inputs))
         return [output.cpu().numpy() for output in outputs]
+
+
+def share(network, path):
+    """Give the large tensors of `network`, loaded from `path`, up for the same bytes mapped from that file.
+
+    However many processes do so, they hold them once, in the page cache. A tensor whose bytes are no record of the
+    file stays as it is.
+    """
+    with open(path, "rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # torch wants it writable; nothing writes
+    records: dict[int, list[int]] = {}  # where those of a size begin
+    with zipfile.ZipFile(path) as archive:
+        for record in archive.infolist():
+            name_and_extra = sum(struct.unpack_from("<HH", mapped, record.header_offset + 26))
+            start = record.header_offset + 30 + name_and_extra
+            if record.compress_type == zipfile.ZIP_STORED and start % ALIGNMENT == 0:
+                records.setdefault(record.file_size, []).append(start)
+    with torch.no_grad():
+        for tensor in (*network.parameters(), *network.buffers()):
+            own = torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())
+            for start in records.get(len(own), []) if len(own) >= SHARED_BYTES else []:
+                stored = torch.frombuffer(mapped, dtype=torch.uint8, count=len(own), offset=start)
+                if torch.equal(own, stored):
+                    tensor.set_(stored.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
+                    break
 
 
 def _neutral(tensor):

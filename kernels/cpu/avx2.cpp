@@ -79,24 +79,13 @@ ST_AVX2 float dot_row(const uint16_t* row, const float* query, int64_t dims) {
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 
-ST_AVX2 void count_clusters(const uint32_t* words, const int32_t* cluster_blocks, int64_t clusters, int32_t* counts) {
-    for (int64_t c = 0; c < clusters; ++c) {
-        int64_t count = 0;
-        int64_t b = cluster_blocks[c];
-        const int64_t end = cluster_blocks[c + 1];
-        for (; b + 2 <= end; b += 2) {
-            uint64_t pair;
-            std::memcpy(&pair, words + b, sizeof pair);
-            count += _mm_popcnt_u64(pair);
-        }
-        if (b < end) count += _mm_popcnt_u32(words[b]);
-        counts[c] = static_cast<int32_t>(count);
-    }
-}
+#define ST_TARGET ST_AVX2
+#define ST_COUNT_BITS __builtin_popcountll
+#include "word_functions.h"
 
 }  // namespace
 
-const InstructionSet kAvx2{"avx2", scan_blocks, dot_row, count_clusters};
+const InstructionSet kAvx2{"avx2", scan_blocks, dot_row, and_words, or_words, not_words, count_words, count_clusters};
 
 }  // namespace silvertriton
 

@@ -21,7 +21,7 @@ ST_AVX512 inline __m512i add_products(__m512i sums, const int8_t* codes, __m512i
 
 ST_AVX512 int64_t scan_blocks(const int8_t* codes, const float* scales, const uint32_t* masks, int64_t blocks,
                               int32_t first_row, const QueryCodes& query, float floor, uint64_t* hits) {
-    constexpr int64_t kAhead = 1024;  // bytes; what follows a run is mostly read next
+    constexpr int64_t kAhead = 2048;  // bytes; what follows a run is mostly read next
     const int64_t groups = query.group_count, bytes = groups * kBlockRows * 4;
     const __m512i bias = _mm512_set1_epi32(query.unsigned_bias);
     const __m512 floors = _mm512_set1_ps(floor);
@@ -87,25 +87,14 @@ ST_AVX512 float dot_row(const uint16_t* row, const float* query, int64_t dims) {
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 
-// Clusters are some tens of words: the scalar count is not worth replacing by a vector one with its horizontal sum.
-ST_AVX512 void count_clusters(const uint32_t* words, const int32_t* cluster_blocks, int64_t clusters, int32_t* counts) {
-    for (int64_t c = 0; c < clusters; ++c) {
-        int64_t count = 0;
-        int64_t b = cluster_blocks[c];
-        const int64_t end = cluster_blocks[c + 1];
-        for (; b + 2 <= end; b += 2) {
-            uint64_t pair;
-            std::memcpy(&pair, words + b, sizeof pair);
-            count += _mm_popcnt_u64(pair);
-        }
-        if (b < end) count += _mm_popcnt_u32(words[b]);
-        counts[c] = static_cast<int32_t>(count);
-    }
-}
+#define ST_TARGET ST_AVX512
+#define ST_COUNT_BITS __builtin_popcountll
+#include "word_functions.h"
 
 }  // namespace
 
-const InstructionSet kAvx512Vnni{"avx512vnni", scan_blocks, dot_row, count_clusters};
+const InstructionSet kAvx512Vnni{"avx512vnni", scan_blocks, dot_row,     and_words,
+                                 or_words,     not_words,   count_words, count_clusters};
 
 }  // namespace silvertriton
 

@@ -7,6 +7,10 @@
 #include <stdexcept>
 #include <string>
 
+#if defined(__aarch64__)
+#include <sys/auxv.h>
+#endif
+
 namespace silvertriton {
 namespace {
 
@@ -28,6 +32,9 @@ constexpr Choice kChoices[] = {
      [] {
          return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c") && __builtin_cpu_supports("popcnt");
      }},
+#elif defined(__aarch64__)
+    {&kNeonDotprod, [] { return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0; }},
+    {&kNeon, [] { return true; }},
 #endif
     {&kPortable, [] { return true; }},
 };

@@ -3,22 +3,29 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "silvertriton/layout.h"
 
 namespace silvertriton::cpu {
 
-// One filter program, and where its mask goes.
+// One filter program, and where its result goes: a mask, or the rows that pass where those are few.
 struct FilterRequest {
-    const int64_t* program;  // [F]
-    uint32_t* words;         // [NB]
-    int32_t* passing;        // [C]
-    int32_t status;          // written
+    const int64_t* program;      // [F]
+    uint32_t* words;             // [NB], written unless `listed`
+    std::vector<int32_t>* rows;  // ascending, written if `listed`; null: a mask is wanted in any case
+    bool listed;                 // written, like the rest
+    int64_t passing;             // how many rows pass
+    int32_t status;              // where it is not 0 nothing passes
 };
 
 // Throws std::runtime_error when the index contradicts itself where a program touches it.
 void filter_rows(FilterRequest* requests, int64_t batch, int64_t program_width, int64_t fingerprint,
                  const FilterIndex& index);
+
+// Of rows that pass, ascending: their mask [NB], and how many of them are in each cluster [C].
+void list_to_mask(const std::vector<int32_t>& rows, int64_t blocks, uint32_t* words);
+void list_clusters(const std::vector<int32_t>& rows, const FilterIndex& index, int32_t* passing);
 
 // The whole index; see docs/operators.md for shapes.
 struct SearchIndex {
@@ -65,6 +72,13 @@ void rescore(const float* query,  // [B, D]
              const int32_t* rows,  // [B, M]
              int64_t batch, int64_t candidates,
              float* scores);  // [B, M]
+
+// Weights of the tasks: what a request asks for, NaN: the artifact's. Infinite ones are the request's fault.
+void resolve_weights(const float* asked,     // [B, T]
+                     const float* defaults,  // [T]
+                     int64_t batch, int64_t tasks,
+                     float* weights,    // [B, T]
+                     int32_t* status);  // [B], in and out
 
 // The k best candidates by value, then smaller id, with what belongs to them.
 struct SelectResults {

@@ -62,16 +62,17 @@ float dot_row(const uint16_t* row, const float* query, int64_t dims) {
     return lanes[0];
 }
 
-void count_clusters(const uint32_t* words, const int32_t* cluster_blocks, int64_t clusters, int32_t* counts) {
-    for (int64_t c = 0; c < clusters; ++c) {
-        int32_t count = 0;
-        for (int64_t b = cluster_blocks[c]; b < cluster_blocks[c + 1]; ++b) count += count_bits(words[b]);
-        counts[c] = count;
-    }
+inline int64_t count_pair(uint64_t pair) {
+    return count_bits(static_cast<uint32_t>(pair)) + count_bits(static_cast<uint32_t>(pair >> 32));
 }
+
+#define ST_TARGET
+#define ST_COUNT_BITS count_pair
+#include "word_functions.h"
 
 }  // namespace
 
-const InstructionSet kPortable{"portable", scan_blocks, dot_row, count_clusters};
+const InstructionSet kPortable{"portable", scan_blocks, dot_row,     and_words,
+                               or_words,   not_words,   count_words, count_clusters};
 
 }  // namespace silvertriton

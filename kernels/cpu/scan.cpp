@@ -15,7 +15,7 @@ constexpr int64_t kPendingRows = 256;
 
 // Asks for the beginning of a cluster; the processor follows from there.
 void ask_for(const SearchIndex& index, int64_t cluster) {
-    constexpr int64_t kBytes = 1024, kLine = 64;
+    constexpr int64_t kBytes = 2048, kLine = 64;
     const int64_t block = index.filters.cluster_blocks[cluster];
     if (block >= index.items.blocks) return;
     const int8_t* codes = index.items.codes + block * block_bytes(index.items.dims);
@@ -36,6 +36,16 @@ const uint32_t* without_excluded(const SearchIndex& index, const Request& reques
     for (; row != excluded.end() && *row < last * kBlockRows; ++row)
         copy[*row / kBlockRows - first] &= ~(1u << (*row % kBlockRows));
     return copy;
+}
+
+// Bit masks of blocks [first, last) from ascending rows, of which those before `row` lie before these blocks. Returns
+// the first row past them.
+const int32_t* list_to_masks(const int32_t* row, const int32_t* rows_end, int64_t first, int64_t last,
+                             uint32_t* masks) {
+    std::fill_n(masks, last - first, 0u);
+    for (; row != rows_end && *row < last * kBlockRows; ++row)
+        masks[*row / kBlockRows - first] |= 1u << (*row % kBlockRows);
+    return row;
 }
 
 // Adds the rows of a mask without looking at them: all of them will be candidates.
@@ -86,17 +96,25 @@ void scan_cluster(const InstructionSet& isa, const SearchIndex& index, const Req
     const int64_t first = index.filters.cluster_blocks[cluster], last = index.filters.cluster_blocks[cluster + 1];
     const int64_t sparse = sparse_rows(index.vectors.dims, index.items.dims);
     const bool all_fit = request.covered <= request.candidates;
+    const int32_t* rows_end = request.rows.data() + request.rows.size();
+    const int32_t* row = request.listed ? std::lower_bound(request.rows.data(), rows_end, first * kBlockRows) : nullptr;
     uint32_t masks[kRunBlocks];
     for (int64_t block = first; block < last; block += kRunBlocks) {
         const int64_t end = std::min(block + kRunBlocks, last), count = end - block;
-        const uint32_t* present =
-            request.filtered ? request.words.data() + block : without_excluded(index, request, block, end, masks);
+        const uint32_t* present = masks;
+        if (request.listed) {
+            row = list_to_masks(row, rows_end, block, end, masks);
+        } else if (request.filtered) {
+            present = request.words.data() + block;
+        } else {
+            present = without_excluded(index, request, block, end, masks);
+        }
         if (all_fit) {
             take_rows(present, block, count, scan.best);
             continue;
         }
         if (request.filtered) {
-            std::copy_n(present, count, masks);
+            if (present != masks) std::copy_n(present, count, masks);
             present = masks;
             if (!split_sparse(sparse, block, count, masks, scan.pending)) continue;
         }

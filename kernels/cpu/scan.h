@@ -1,6 +1,7 @@
 // Scanning the rows of clusters that a request has taken, without ever writing out all scores.
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "operators.h"
@@ -16,15 +17,31 @@ struct Scan {
     std::vector<int32_t> pending;
 };
 
+// Mask words without a value: most of a large mask is never touched by a request that gets a list.
+class Mask {
+  public:
+    uint32_t* reserve(int64_t blocks) {
+        if (blocks > size_) words_.reset(new uint32_t[static_cast<size_t>(size_ = blocks)]);
+        return words_.get();
+    }
+    uint32_t* data() { return words_.get(); }
+    const uint32_t* data() const { return words_.get(); }
+
+  private:
+    std::unique_ptr<uint32_t[]> words_;
+    int64_t size_ = 0;
+};
+
 // One request on its way through the search. Its buffers are reused by later requests.
 struct Request {
     int32_t status = 0;
     bool filtered = false;
+    bool listed = false;  // filtered, and the rows that pass are `rows`, else those of `words`
     int64_t probes = 0, candidates = 0;
     PreparedQuery query;
     std::vector<int32_t> excluded;  // rows, ascending
-    std::vector<uint32_t> words;    // [NB] with a filter: the rows that pass, exclusions taken out
-    std::vector<int32_t> passing;   // [C] with a filter: how many of them are in each cluster
+    Mask words;                     // [NB] with a filter: the rows that pass, exclusions taken out
+    std::vector<int32_t> rows;      // the same as a list, ascending
     int64_t total = 0;              // rows that pass
     std::vector<int32_t> taken;     // clusters to scan, best first
     int64_t covered = 0;            // rows that pass in those
@@ -37,6 +54,7 @@ struct Request {
     void clear() {
         excluded.clear();
         taken.clear();
+        listed = false;
         total = covered = 0;
     }
 };

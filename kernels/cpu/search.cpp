@@ -90,19 +90,32 @@ void resolve(const SearchRequests& requests, int64_t b, const SearchIndex& index
     request.excluded.erase(std::unique(request.excluded.begin(), request.excluded.end()), request.excluded.end());
 }
 
+// Takes excluded rows out of what passes the filter.
+void exclude_rows(Request& request) {
+    const auto& excluded = request.excluded;
+    if (request.listed) {
+        const auto gone = [&](int32_t row) { return std::binary_search(excluded.begin(), excluded.end(), row); };
+        request.rows.erase(std::remove_if(request.rows.begin(), request.rows.end(), gone), request.rows.end());
+        request.total = static_cast<int64_t>(request.rows.size());
+        return;
+    }
+    for (const int32_t row : excluded) {
+        uint32_t& word = request.words.data()[row / kBlockRows];
+        const uint32_t bit = 1u << (row % kBlockRows);
+        if (word & bit) request.total -= 1;
+        word &= ~bit;
+    }
+}
+
 void run_filters(const SearchRequests& requests, int64_t first, const SearchIndex& index,
                  std::vector<Request*>& batch) {
-    const size_t blocks = static_cast<size_t>(index.items.blocks),
-                 clusters = static_cast<size_t>(index.filters.clusters);
     std::vector<FilterRequest> filters;
     std::vector<Request*> filtered;
     for (size_t i = 0; i < batch.size(); ++i) {
         Request& request = *batch[i];
         if (request.status != kStatusOk || !request.filtered) continue;
-        request.words.resize(blocks);
-        request.passing.resize(clusters);
         const int64_t* program = requests.program + (first + static_cast<int64_t>(i)) * requests.program_width;
-        filters.push_back({program, request.words.data(), request.passing.data(), kStatusOk});
+        filters.push_back({program, request.words.reserve(index.items.blocks), &request.rows, false, 0, kStatusOk});
         filtered.push_back(&request);
     }
     if (filters.empty()) return;
@@ -111,24 +124,24 @@ void run_filters(const SearchRequests& requests, int64_t first, const SearchInde
     for (size_t i = 0; i < filters.size(); ++i) {
         Request& request = *filtered[i];
         request.status = filters[i].status;
-        for (const int32_t row : request.excluded) {
-            uint32_t& word = request.words[static_cast<size_t>(row / kBlockRows)];
-            const uint32_t bit = 1u << (row % kBlockRows);
-            if (word & bit) request.passing[static_cast<size_t>(cluster_of(index, row))] -= 1;
-            word &= ~bit;
-        }
+        request.listed = filters[i].listed;
+        request.total = filters[i].passing;
+        exclude_rows(request);
     }
 }
 
-// Passing rows of a cluster. Without a filter only a cluster's last block has rows that are none.
-int64_t passing_rows(const SearchIndex& index, const Request& request, int64_t cluster) {
-    if (request.filtered) return request.passing[static_cast<size_t>(cluster)];
+// Passing rows of a cluster, counted when it is looked at: most clusters of most requests never are. Without a filter
+// only a cluster's last block has rows that are none.
+int64_t passing_rows(const InstructionSet& isa, const SearchIndex& index, const Request& request, int64_t cluster) {
     const int64_t first = index.filters.cluster_blocks[cluster], last = index.filters.cluster_blocks[cluster + 1];
     if (first == last) return 0;
-    const auto& excluded = request.excluded;
-    const int64_t absent = std::lower_bound(excluded.begin(), excluded.end(), last * kBlockRows) -
-                           std::lower_bound(excluded.begin(), excluded.end(), first * kBlockRows);
-    return (last - first - 1) * kBlockRows + count_bits(index.filters.valid[last - 1]) - absent;
+    const auto within = [&](const std::vector<int32_t>& rows) {
+        const auto begin = std::lower_bound(rows.begin(), rows.end(), first * kBlockRows);
+        return std::lower_bound(begin, rows.end(), last * kBlockRows) - begin;
+    };
+    if (request.listed) return within(request.rows);
+    if (request.filtered) return isa.count_words(request.words.data() + first, last - first);
+    return (last - first - 1) * kBlockRows + count_bits(index.filters.valid[last - 1]) - within(request.excluded);
 }
 
 // Probes to take when `passing` of `items` rows pass: piecewise linear in items / passing between the powers of 4.
@@ -146,50 +159,53 @@ int64_t grown_probes(const SearchIndex& index, int64_t probes, int64_t passing) 
     return grown < static_cast<float>(index.filters.clusters) ? static_cast<int64_t>(grown) : index.filters.clusters;
 }
 
-// The clusters with a passing row as a mask over the blocks of centroids.
-void mark_clusters(const SearchIndex& index, Request& request) {
+// The rows of the mask as a list.
+void list_mask(int64_t blocks, Request& request) {
+    const uint32_t* words = request.words.data();
+    request.rows.clear();
+    for (int64_t b = 0; b < blocks; ++b)
+        for (uint32_t bits = words[b]; bits != 0; bits &= bits - 1)
+            request.rows.push_back(static_cast<int32_t>(b * kBlockRows + __builtin_ctz(bits)));
+    request.listed = true;
+}
+
+// All clusters with a passing row.
+void take_all(const InstructionSet& isa, const SearchIndex& index, Request& request) {
     const int32_t* blocks = index.filters.cluster_blocks;
-    const int64_t clusters = index.filters.clusters;
-    request.masks.assign(static_cast<size_t>(index.centroids.blocks), 0);
-    for (int64_t b = 0; b < index.centroids.blocks; ++b) {
-        const int64_t first = b * kBlockRows, count = std::min(kBlockRows, clusters - first);
-        uint32_t mask = 0;
-        if (request.filtered) {
-            const int32_t* passing = request.passing.data() + first;
-            for (int64_t i = 0; i < count; ++i) mask |= static_cast<uint32_t>(passing[i] > 0) << i;
-        } else {
-            for (int64_t i = 0; i < count; ++i)
-                mask |= static_cast<uint32_t>(blocks[first + i + 1] > blocks[first + i]) << i;
+    request.covered = request.total;
+    if (request.filtered && !request.listed) list_mask(index.items.blocks, request);
+    int64_t cluster = 0;
+    if (request.listed) {
+        for (auto row = request.rows.begin(); row != request.rows.end();) {
+            while (blocks[cluster + 1] * kBlockRows <= *row) ++cluster;
+            request.taken.push_back(static_cast<int32_t>(cluster));
+            while (row != request.rows.end() && *row < blocks[cluster + 1] * kBlockRows) ++row;
         }
-        request.masks[static_cast<size_t>(b)] = mask;
+        return;
     }
-    if (request.filtered) return;
-    for (const int32_t row : request.excluded) {
-        const int64_t cluster = cluster_of(index, row);
-        if (passing_rows(index, request, cluster) == 0)
-            request.masks[static_cast<size_t>(cluster / kBlockRows)] &= ~(1u << (cluster % kBlockRows));
-    }
+    for (; cluster < index.filters.clusters; ++cluster)
+        if (passing_rows(isa, index, request, cluster) > 0) request.taken.push_back(static_cast<int32_t>(cluster));
+}
+
+// The clusters that are not empty, as a mask over the blocks of centroids.
+void mark_clusters(const SearchIndex& index, std::vector<uint32_t>& masks) {
+    const int32_t* blocks = index.filters.cluster_blocks;
+    masks.assign(static_cast<size_t>(index.centroids.blocks), 0);
+    for (int64_t c = 0; c < index.filters.clusters; ++c)
+        masks[static_cast<size_t>(c / kBlockRows)] |= static_cast<uint32_t>(blocks[c + 1] > blocks[c])
+                                                      << (c % kBlockRows);
 }
 
 // The best clusters with a passing row until both enough clusters and enough rows are taken, or none is left.
 void choose_clusters(const InstructionSet& isa, const SearchIndex& index, const SearchLimits& limits,
                      Request& request) {
-    const int64_t clusters = index.filters.clusters;
-    const auto passing = [&](int64_t cluster) { return passing_rows(index, request, cluster); };
-    request.total = 0;
-    if (request.filtered) {
-        for (const int32_t count : request.passing) request.total += count;
-    } else {
-        request.total = index.item_count - static_cast<int64_t>(request.excluded.size());
-    }
+    if (!request.filtered) request.total = index.item_count - static_cast<int64_t>(request.excluded.size());
     if (request.total <= std::max(limits.exact_rows, request.candidates)) {
-        for (int64_t c = 0; c < clusters; ++c)
-            if (passing(c) > 0) request.taken.push_back(static_cast<int32_t>(c));
-        request.covered = request.total;
+        take_all(isa, index, request);
         return;
     }
-
-    mark_clusters(index, request);
+    mark_clusters(index, request.masks);
+    const int64_t clusters = index.filters.clusters;
     const int64_t wanted = grown_probes(index, request.probes, request.total);
     for (int64_t limit = wanted;; limit *= 2) {
         TopCandidates& best = request.best_clusters;
@@ -203,8 +219,10 @@ void choose_clusters(const InstructionSet& isa, const SearchIndex& index, const 
         std::sort(order.begin(), order.end(), std::greater<>());
         for (const uint64_t hit : order) {
             if (static_cast<int64_t>(request.taken.size()) >= wanted && request.covered >= request.candidates) return;
+            const int64_t passing = passing_rows(isa, index, request, row_of(hit));
+            if (passing == 0) continue;
             request.taken.push_back(row_of(hit));
-            request.covered += passing(row_of(hit));
+            request.covered += passing;
         }
         const bool enough =
             static_cast<int64_t>(request.taken.size()) >= wanted && request.covered >= request.candidates;

@@ -50,12 +50,12 @@ class TopCandidates {
         if (count_ < limit_) return;
         trigger_ = limit_ + std::max(limit_ / 2, kSlack);
         if (limit_ > 0) {
+            if (count_ > limit_) partition();
             const auto begin = hits_.begin(), end = begin + static_cast<int64_t>(count_);
-            const auto last = begin + static_cast<int64_t>(limit_) - 1;
-            std::nth_element(begin, last, end, std::greater<>());
-            const uint32_t key = key_of(*last);
+            const auto middle = begin + static_cast<int64_t>(limit_);
+            const uint32_t key = key_of(*std::min_element(begin, middle));
             floor_ = score_of(key);
-            if (ids_ != nullptr) settle_ties(begin, last + 1, end, key);
+            if (ids_ != nullptr) settle_ties(begin, middle, end, key);
         }
         count_ = limit_;
     }
@@ -66,6 +66,40 @@ class TopCandidates {
     static constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
     // A cut costs some microseconds: small limits wait for at least this many more.
     static constexpr size_t kSlack = 64;
+
+    // Moves the best `limit` to the front: Hoare's selection, its partitions without branches. Hits come in random
+    // order, so that a branch on their comparison is mispredicted every other time.
+    void partition() {
+        if (spare_.size() < hits_.size()) spare_.resize(hits_.size());
+        uint64_t* first = hits_.data();
+        size_t count = count_, wanted = limit_;
+        while (wanted > 0 && wanted < count) {
+            const uint64_t pivot = median(first[0], first[count / 2], first[count - 1]);
+            uint64_t* spare = spare_.data();
+            size_t better = 0, others = 0;
+            for (size_t i = 0; i < count; ++i) {
+                const uint64_t hit = first[i];
+                const bool is_better = hit > pivot;
+                first[better] = hit;
+                spare[others] = hit;
+                better += is_better;
+                others += !is_better;
+            }
+            std::copy_n(spare, others, first + better);
+            if (wanted <= better) {
+                count = better;
+            } else if (others < count) {
+                first += better, count = others, wanted -= better;
+            } else {  // the pivot is the best of all: it goes to the front by itself
+                std::iter_swap(first, std::find(first, first + count, pivot));
+                first += 1, count -= 1, wanted -= 1;
+            }
+        }
+    }
+
+    static uint64_t median(uint64_t a, uint64_t b, uint64_t c) {
+        return std::max(std::min(a, b), std::min(std::max(a, b), c));
+    }
 
     // Selection went by score and row; where equal scores straddle the cut, ids decide which of them stay.
     void settle_ties(Iterator begin, Iterator middle, Iterator end, uint32_t key) const {
@@ -79,7 +113,7 @@ class TopCandidates {
     size_t limit_ = 0, trigger_ = 0, count_ = 0;
     const int64_t* ids_ = nullptr;
     float floor_ = kMinusInfinity;
-    std::vector<uint64_t> hits_;
+    std::vector<uint64_t> hits_, spare_;
 };
 
 }  // namespace silvertriton::cpu

@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include <algorithm>
 #include <limits>
 #include <string>
 #include <tuple>
@@ -10,6 +11,7 @@
 
 #include "checks.h"
 #include "operators.h"
+#include "parallel.h"
 #include "silvertriton/instruction_set.h"
 
 namespace silvertriton {
@@ -127,12 +129,25 @@ std::tuple<Tensor, Tensor, Tensor> filter_rows(const Tensor& program, const Tens
     Tensor words = empty({B.value(), NB.value()}, ScalarType::Int);
     Tensor passing = empty({B.value(), index.clusters}, ScalarType::Int);
     Tensor status = empty({B.value()}, ScalarType::Int);
+    std::vector<std::vector<int32_t>> rows(static_cast<size_t>(B.value()));
     std::vector<cpu::FilterRequest> requests;
     for (int64_t b = 0; b < B.value(); ++b)
         requests.push_back({in<int64_t>(program) + b * F.value(), out<uint32_t>(words) + b * index.blocks,
-                            out<int32_t>(passing) + b * index.clusters, kStatusOk});
+                            &rows[static_cast<size_t>(b)], false, 0, kStatusOk});
     cpu::filter_rows(requests.data(), B.value(), F.value(), fingerprint, index);
-    for (int64_t b = 0; b < B.value(); ++b) out<int32_t>(status)[b] = requests[static_cast<size_t>(b)].status;
+    parallel_for(B.value(), 1, [&](int64_t begin, int64_t end) {
+        for (int64_t b = begin; b < end; ++b) {
+            const cpu::FilterRequest& request = requests[static_cast<size_t>(b)];
+            int32_t* clusters = out<int32_t>(passing) + b * index.clusters;
+            if (request.listed) {
+                cpu::list_to_mask(*request.rows, index.blocks, request.words);
+                cpu::list_clusters(*request.rows, index, clusters);
+            } else {
+                instruction_set().count_clusters(request.words, index.cluster_blocks, index.clusters, clusters);
+            }
+            out<int32_t>(status)[b] = request.status;
+        }
+    });
     return {words, passing, status};
 }
 
@@ -227,6 +242,20 @@ Tensor rescore(const Tensor& query, const Tensor& vectors, const Tensor& scales,
     return scores;
 }
 
+std::tuple<Tensor, Tensor> resolve_weights(const Tensor& task_weights, const Tensor& defaults, const Tensor& status) {
+    const Checks checks("resolve_weights");
+    Dim B("B"), T("T");
+    checks.tensor("task_weights", task_weights, ScalarType::Float, {&B, &T});
+    checks.tensor("defaults", defaults, ScalarType::Float, {&T});
+    checks.tensor("status", status, ScalarType::Int, {&B});
+    Tensor weights = empty({B.value(), T.value()}, ScalarType::Float);
+    Tensor first_status = empty({B.value()}, ScalarType::Int);
+    std::copy_n(in<int32_t>(status), B.value(), out<int32_t>(first_status));
+    cpu::resolve_weights(in<float>(task_weights), in<float>(defaults), B.value(), T.value(), out<float>(weights),
+                         out<int32_t>(first_status));
+    return {weights, first_status};
+}
+
 std::tuple<Tensor, Tensor, Tensor, Tensor> select(const Tensor& values, const Tensor& ids, const Tensor& task_scores,
                                                   const Tensor& status, int64_t k) {
     const Checks checks("select");
@@ -261,6 +290,7 @@ STABLE_TORCH_LIBRARY_IMPL(silvertriton, CPU, library) {
     library.impl("filter_rows", TORCH_BOX(&filter_rows));
     library.impl("search", TORCH_BOX(&search));
     library.impl("rescore", TORCH_BOX(&rescore));
+    library.impl("resolve_weights", TORCH_BOX(&resolve_weights));
     library.impl("select", TORCH_BOX(&select));
 }
 

@@ -20,6 +20,8 @@ STABLE_TORCH_LIBRARY(silvertriton, library) {
         "-> (Tensor rows, Tensor ids, Tensor scores, Tensor stats, Tensor status)");
     library.def("rescore(Tensor query, Tensor vectors, Tensor scales, Tensor rows) -> Tensor scores");
     library.def(
+        "resolve_weights(Tensor task_weights, Tensor defaults, Tensor status) -> (Tensor weights, Tensor status)");
+    library.def(
         "select(Tensor values, Tensor ids, Tensor task_scores, Tensor status, int k) "
         "-> (Tensor ids, Tensor scores, Tensor task_scores, Tensor count)");
     library.def("instruction_set() -> str");

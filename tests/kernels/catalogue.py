@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tests.kernels.reference import ALL, AND, ANY, BLOCK, NOT, OR, RANGE, UNKNOWN, Column, bits, head
+from builder import ops
+from tests.kernels import reference
+from tests.kernels.reference import (
+    ALL,
+    AND,
+    ANY,
+    BLOCK,
+    NOT,
+    OR,
+    RANGE,
+    UNKNOWN,
+    Column,
+    Found,
+    Limits,
+    Request,
+    bits,
+    head,
+)
 
 FINGERPRINT = -987_654_321_987_654_321
 
@@ -108,15 +127,20 @@ def filter_index(columns: list[Column], layout: Layout, buckets: int, frequent: 
     }
 
 
-def quantize_rows(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scales [N] float32, float16 rows [N, D] in units of them, codes [N, D] int8."""
-    scales = (np.abs(vectors).max(1, initial=0) / np.float32(127)).astype(np.float32)
-    units = np.divide(vectors, scales[:, None], out=np.zeros_like(vectors), where=scales[:, None] > 0)
-    return scales, units.astype(np.float16), np.rint(np.clip(units, -127, 127)).astype(np.int8)
+def quantize_rows(vectors: np.ndarray, projected: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scales [N] float32 of both, float16 vectors [N, D] in units of them, codes [N, P] int8 of the projected."""
+    largest = np.maximum(np.abs(vectors).max(1, initial=0), np.abs(projected).max(1, initial=0))
+    scales = (largest / np.float32(127)).astype(np.float32)
+
+    def in_units(rows: np.ndarray) -> np.ndarray:
+        units = np.divide(rows, scales[:, None], out=np.zeros_like(rows), where=scales[:, None] > 0)
+        return np.clip(units, -127, 127)
+
+    return scales, in_units(vectors).astype(np.float16), np.rint(in_units(projected)).astype(np.int8)
 
 
 def in_blocks(codes: np.ndarray) -> np.ndarray:
-    """[R, D] int8 rows as [NB, D4, 32, 4]."""
+    """[R, P] int8 rows as [NB, P4, 32, 4]."""
     rows, dims = codes.shape
     groups = -(-dims // 4)
     padded = np.zeros((rows, groups * 4), dtype=np.int8)
@@ -124,30 +148,149 @@ def in_blocks(codes: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(padded.reshape(rows // BLOCK, BLOCK, groups, 4).transpose(0, 2, 1, 3))
 
 
-def item_index(vectors: np.ndarray, ids: np.ndarray, layout: Layout) -> dict[str, Tensor]:
-    """Codes, scales, vectors, ids, cluster_blocks and valid."""
-    scales, units, codes = quantize_rows(vectors)
-    dims = vectors.shape[1]
-    row = layout.row_of_item
-    all_scales, all_ids = np.zeros(layout.rows, np.float32), np.full(layout.rows, -1, np.int64)
-    all_units, all_codes = np.zeros((layout.rows, dims), np.float16), np.zeros((layout.rows, dims), np.int8)
-    all_scales[row], all_ids[row], all_units[row], all_codes[row] = scales, ids, units, codes
+def item_index(vectors: np.ndarray, projected: np.ndarray, ids: np.ndarray, layout: Layout) -> dict[str, Tensor]:
+    """Codes, scales, vectors, ids and item_rows of items in ascending order of their ids."""
+    parts = (*quantize_rows(vectors, projected), ids)
+    scales, units, codes, row_ids = (np.zeros((layout.rows, *part.shape[1:]), part.dtype) for part in parts)
+    row_ids[:] = -1
+    for by_row, part in zip((scales, units, codes, row_ids), parts, strict=True):
+        by_row[layout.row_of_item] = part
     return {
-        "codes": torch.from_numpy(in_blocks(all_codes)),
-        "scales": torch.from_numpy(all_scales.reshape(-1, BLOCK)),
-        "vectors": torch.from_numpy(all_units),
-        "ids": torch.from_numpy(all_ids),
-        "cluster_blocks": torch.from_numpy(layout.cluster_blocks),
-        "valid": torch.from_numpy(pack(all_ids >= 0)),
+        "codes": torch.from_numpy(in_blocks(codes)),
+        "scales": torch.from_numpy(scales.reshape(-1, BLOCK)),
+        "vectors": torch.from_numpy(units),
+        "ids": torch.from_numpy(row_ids),
+        "item_rows": torch.from_numpy(layout.row_of_item.astype(np.int32)),
     }
 
 
-def centroid_index(centroids: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Centroids [C, D] as codes [ceil(C / 32), D4, 32, 4] and scales [ceil(C / 32), 32]."""
+def centroid_index(centroids: np.ndarray) -> dict[str, Tensor]:
+    """Centroids [C, P] as codes [ceil(C / 32), P4, 32, 4] and scales [ceil(C / 32), 32]."""
     padded = np.zeros((-(-len(centroids) // BLOCK) * BLOCK, centroids.shape[1]), dtype=np.float32)
     padded[: len(centroids)] = centroids
-    scales, _, codes = quantize_rows(padded)
-    return torch.from_numpy(in_blocks(codes)), torch.from_numpy(scales.reshape(-1, BLOCK))
+    scales, _, codes = quantize_rows(padded, padded)
+    return {
+        "centroid_codes": torch.from_numpy(in_blocks(codes)),
+        "centroid_scales": torch.from_numpy(scales.reshape(-1, BLOCK)),
+    }
+
+
+def random_projection(generator: np.random.Generator, dims: int, code_dims: int) -> np.ndarray:
+    """[D, P] float32 with orthonormal columns."""
+    return np.linalg.qr(generator.normal(size=(dims, code_dims)))[0].astype(np.float32)
+
+
+def random_ids(generator: np.random.Generator, items: int) -> np.ndarray:
+    """Distinct ids, ascending, with gaps, the smallest and the largest possible among them."""
+    ids = generator.choice(2**40, size=items, replace=False) if items > 3 else np.arange(items)
+    ids = np.sort(ids.astype(np.int64) * 2**22)
+    ids[:1] = 0
+    if items > 1:
+        ids[-1] = 2**63 - 1
+    return ids
+
+
+class Items:
+    """A catalogue as the tensors that `search` takes and as its reference takes it.
+
+    Items are numbered in ascending order of their ids, which is another order than that of their rows. `cluster_of`
+    [N], else clusters are random. Codes are of the vectors themselves without `projection` [D, P] and without
+    `code_dims`, the P of a random one.
+    """
+
+    def __init__(
+        self,
+        vectors: np.ndarray,
+        columns: Sequence[Column] = (),
+        *,
+        seed: int = 0,
+        clusters: int = 4,
+        cluster_of: np.ndarray | None = None,
+        code_dims: int = 0,
+        projection: np.ndarray | None = None,
+        growth: Sequence[float] = (1.0,),
+        frequent: int = 8,
+    ) -> None:
+        generator = np.random.default_rng(seed)
+        vectors = vectors.astype(np.float32)
+        self.count, self.dims = vectors.shape
+        self.clusters, self.columns = clusters, list(columns)
+        self.layout = lay_out(
+            generator.integers(max(clusters, 1), size=self.count) if cluster_of is None else cluster_of, clusters
+        )
+        self.ids = random_ids(generator, self.count)
+        if code_dims:
+            projection = random_projection(generator, self.dims, code_dims)
+        elif projection is None:
+            projection = np.empty((0, self.dims), dtype=np.float32)
+        projected = vectors @ projection if len(projection) else vectors
+        centroids = generator.normal(size=(clusters, projected.shape[1])).astype(np.float32)
+        centroids[clusters - clusters // 4 :] = centroids[:1]  # ties
+        index = {
+            "projection": torch.from_numpy(projection),
+            **item_index(vectors, projected, self.ids, self.layout),
+            **centroid_index(centroids),
+            "probe_growth": torch.tensor(growth, dtype=torch.float32),
+        }
+        filters = {
+            **filter_index(self.columns, self.layout, buckets=4, frequent=frequent),
+            "valid": torch.from_numpy(pack(index["ids"].numpy() >= 0)),
+            "cluster_blocks": torch.from_numpy(self.layout.cluster_blocks),
+        }
+        self.index, self.filters = index, filters
+        self._answers: dict[tuple[int, Limits], tuple[Request, Found]] = {}
+        self.reference = reference.Catalogue(
+            {name: tensor.numpy() for name, tensor in {**index, **filters}.items()},
+            self.columns,
+            self.layout.row_of_item,
+            FINGERPRINT,
+        )
+
+    def arguments(self, requests: Sequence[Request], limits: Limits) -> dict[str, Any]:
+        """The arguments of `search` in the order of its schema."""
+        exclude = [[*request.exclude] for request in requests]
+        widest = max(map(len, exclude), default=0)
+        exclude = [[*items, *[-1] * (widest - len(items))] for items in exclude]
+        programs = [[*request.program] for request in requests]
+        longest = max(map(len, programs), default=2)
+        programs = [[*words, *[-1] * (longest - len(words))] for words in programs]  # padding that must be ignored
+        queries = np.array([request.query for request in requests], dtype=np.float32)
+        batch = len(requests)
+        return {
+            "query": torch.from_numpy(queries.reshape(batch, self.dims)),
+            "filter": torch.tensor(programs, dtype=torch.int64).reshape(batch, longest),
+            "exclude": torch.tensor(exclude, dtype=torch.int64).reshape(batch, widest),
+            "limits": torch.tensor([r.limits for r in requests], dtype=torch.int32).reshape(batch, 2),
+            "status": torch.tensor([r.status for r in requests], dtype=torch.int32),
+            **self.index,
+            **self.filters,
+            "fingerprint": FINGERPRINT,
+            **vars(limits),
+        }
+
+    def check(self, requests: Sequence[Request], limits: Limits, note: str = "") -> list[Found]:
+        """Search one batch, compare all of its results with the reference and return the reference's."""
+        results = [tensor.numpy() for tensor in ops.search(**self.arguments(requests, limits))]
+        answers = [self.answer(request, limits) for request in requests]
+        for b, expected in enumerate(answers):
+            where = f"{note}, request {b} of {len(requests)}"
+            rows, ids, scores, stats, status = (tensor[b] for tensor in results)
+            past = limits.max_candidates - len(expected.rows)
+            assert (int(status), stats.tolist()) == (expected.status, expected.stats), where
+            assert rows.tolist() == expected.rows + [-1] * past, where
+            assert ids.tolist() == expected.ids + [-1] * past, where
+            np.testing.assert_array_equal(scores, [*expected.scores, *[-np.inf] * past], where)
+        return answers
+
+    def answer(self, request: Request, limits: Limits) -> Found:
+        """The reference's; kept, since the same requests come again on every instruction set."""
+        key = (id(request), limits)
+        if key not in self._answers:
+            self._answers[key] = request, reference.search(request, self.reference, limits)
+        return self._answers[key][1]
+
+    def queries(self, generator: np.random.Generator, count: int) -> np.ndarray:
+        return generator.normal(size=(count, self.dims)).astype(np.float32)
 
 
 def random_columns(random: Random, items: int) -> list[Column]:
@@ -208,3 +351,40 @@ def program_rows(codes: list[list[int]], fingerprint: int = FINGERPRINT) -> Tens
     width = max(len(code) for code in codes) + 2
     rows = [[fingerprint, len(code), *code] + [-1] * (width - 2 - len(code)) for code in codes]
     return torch.tensor(rows, dtype=torch.int64)
+
+
+def words_of(code: Sequence[int], fingerprint: int = FINGERPRINT) -> list[int]:
+    """A program with its fingerprint and length before the code."""
+    return [fingerprint, len(code), *code]
+
+
+def marks(*members: np.ndarray) -> list[Column]:
+    """One feature for each of `members` [N] bool, by which `marked` lets just those items pass."""
+    return [[frozenset([1]) if member else frozenset() for member in items] for items in members]
+
+
+def marked(feature: int) -> list[int]:
+    return words_of([head(ANY, feature, 1), 1])
+
+
+def random_request(random: Random, generator: np.random.Generator, items: Items, most: int, trouble: float) -> Request:
+    """A request with any of filter, exclusions and limits; each thing that can be wrong is, with that probability."""
+    query = items.queries(generator, 1)[0]
+    program, exclude, probes, candidates = [random.getrandbits(32), 0], [], 0, 0
+    if random.random() < 0.7 and items.columns:
+        program = words_of(random_program(random, items.columns, random.choice([1, 1, 2, 4])))
+    if random.random() < 0.5:
+        exclude = [random.choice([*items.ids[:: random.randint(1, 20)].tolist(), -1, 5]) for _ in range(40)]
+        exclude += exclude[: random.randint(0, 5)]
+    if random.random() < 0.7:
+        probes, candidates = random.randint(0, items.clusters), random.randint(0, most)
+    if random.random() < trouble:
+        query[random.randrange(items.dims)] = random.choice([np.nan, np.inf, -np.inf])
+    if random.random() < trouble:
+        program = random.choice([[FINGERPRINT, 1, head(255)], [FINGERPRINT + 1, 1, 0], [FINGERPRINT, -1]])
+    if random.random() < trouble:
+        exclude = [*exclude, random.choice([-2, -(2**63)])]
+    if random.random() < trouble:
+        probes, candidates = random.choice([(-1, 0), (items.clusters + 1, 0), (0, -1), (1, most + 1), (2**31 - 1, 1)])
+    status = random.choice([1, 2, 7, 9]) if random.random() < trouble else reference.OK
+    return Request(query, program, exclude, (probes, candidates), status)

@@ -6,16 +6,17 @@ kernels promise (kernels/include/silvertriton/instruction_set.h), so results are
 
 from __future__ import annotations
 
+import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 BLOCK = 32
-SPARSE_ROWS = 2
 LANES = 16
-OK, MALFORMED, WRONG_FINGERPRINT = 0, 4, 5
+OK, BAD_QUERY, MALFORMED, WRONG_FINGERPRINT, BAD_EXCLUDE, BAD_WEIGHTS, BAD_LIMITS = 0, 3, 4, 5, 6, 7, 8
 AND, OR, NOT, ANY, ALL, RANGE, UNKNOWN = range(1, 8)
 
 # A column of filter values: for keys one frozenset an item (empty: no value), for numbers float64 [N] (NaN: no value).
@@ -104,48 +105,88 @@ def _leaf(opcode: int, column: Column, operands: Sequence[int], items: int) -> n
     raise Malformed
 
 
-def quantize(query: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Codes [D] int64 and the query in units of its scale [D] float32."""
+def quantize(query: np.ndarray, projection: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Codes [P] int64 of the projected query, and the query in units of the one scale of both, [D] float32.
+
+    `projection` [D, P], or None or [0, D] for none. The query is divided first, so that its projection is finite.
+    """
     query = np.where(np.isfinite(query), query, np.float32(0)).astype(np.float32)
-    scale = np.float32(np.abs(query).max(initial=0)) / np.float32(127)
-    units = np.clip(query / scale, -127, 127).astype(np.float32) if scale > 0 else np.zeros_like(query)
-    return np.rint(units).astype(np.int64), units
+    largest = np.abs(query).max(initial=np.float32(0))
+    if projection is None or len(projection) == 0:
+        units = _in_units(query, largest)
+        return np.rint(units).astype(np.int64), units
+    units = _in_units(query, largest)
+    projected = np.zeros(projection.shape[1], dtype=np.float32)
+    for component, row in zip(units, projection, strict=True):
+        projected = projected + component * row  # float32 arrays: both steps round
+    largest = np.abs(projected).max(initial=np.float32(127 if largest > 0 else 0))
+    return np.rint(_in_units(projected, largest)).astype(np.int64), _in_units(units, largest)
+
+
+def _in_units(vector: np.ndarray, largest: np.float32) -> np.ndarray:
+    """The vector divided by its scale, float32 and at most 127 in magnitude (a subnormal scale may lead beyond)."""
+    scale = largest / np.float32(127)
+    return np.clip(vector / scale, -127, 127).astype(np.float32) if scale > 0 else np.zeros_like(vector)
 
 
 def rows_of_blocks(codes: np.ndarray, dims: int) -> np.ndarray:
-    """[NB, D4, 32, 4] codes as rows: [32 NB, D] int64."""
+    """[NB, P4, 32, 4] codes as rows: [32 NB, P] int64."""
     blocks, groups = codes.shape[:2]
     return codes.transpose(0, 2, 1, 3).reshape(blocks * BLOCK, groups * 4)[:, :dims].astype(np.int64)
+
+
+def code_scores(codes: np.ndarray, scales: np.ndarray, query_codes: np.ndarray) -> np.ndarray:
+    """[32 NB] float32: the sum of the code products, exact, times the row's scale."""
+    sums = rows_of_blocks(codes, len(query_codes)) @ query_codes
+    with np.errstate(over="ignore"):
+        return sums.astype(np.float32) * scales.reshape(-1)
 
 
 def dot(row: np.ndarray, query: np.ndarray) -> np.float32:
     """Dot product of a float16 row and a float32 query in the order of the contract."""
     lanes = np.zeros(LANES, dtype=np.float32)
-    products = row.astype(np.float32) * query.astype(np.float32)
-    for start in range(0, len(products), LANES):
-        part = products[start : start + LANES]
-        lanes[: len(part)] += part
-    width = LANES // 2
-    while width:
-        lanes[:width] += lanes[width : 2 * width]
-        width //= 2
+    with np.errstate(over="ignore", invalid="ignore"):
+        products = row.astype(np.float32) * query.astype(np.float32)
+        for start in range(0, len(products), LANES):
+            part = products[start : start + LANES]
+            lanes[: len(part)] += part
+        width = LANES // 2
+        while width:
+            lanes[:width] += lanes[width : 2 * width]
+            width //= 2
     return np.float32(lanes[0])
 
 
+def sparse_rows(dims: int, code_dims: int) -> int:
+    """Passing rows at most of a block that is scored from its vectors."""
+    groups = -(-code_dims // 4)
+    return (128 * groups + 128) // (2 * dims + 512)
+
+
+def grown_probes(probes: int, growth: np.ndarray, items: int, passing: int) -> int:
+    """Clusters that are enough when `passing` > 0 of the items pass; float32 throughout."""
+    times = np.float32(items) / np.float32(passing)
+    last = len(growth) - 1
+    for g in range(last):
+        low, high = np.float32(4**g), np.float32(4 ** (g + 1))
+        if times < high:
+            between = (times - low) / (high - low)
+            return math.ceil(np.float32(probes) * (growth[g] + (growth[g + 1] - growth[g]) * between))
+    return math.ceil(np.float32(probes) * growth[last])
+
+
 def probe(
-    query: np.ndarray,
+    query_codes: np.ndarray,
     centroid_codes: np.ndarray,
     centroid_scales: np.ndarray,
     passing: np.ndarray,
     probes: int,
     candidates: int,
 ) -> list[int]:
-    """The clusters taken, in order."""
-    codes, _ = quantize(query)
-    sums = rows_of_blocks(centroid_codes, len(query)) @ codes
-    scores = sums.astype(np.float32) * centroid_scales.reshape(-1)
+    """The clusters taken, in order. `passing` [C]: passing rows of each."""
+    scores = code_scores(centroid_codes, centroid_scales, query_codes)
     taken: list[int] = []
-    for cluster in sorted((c for c in range(len(passing)) if passing[c] > 0), key=lambda c: (-scores[c], c)):
+    for cluster in sorted(np.flatnonzero(passing).tolist(), key=lambda c: (-scores[c], c)):
         if len(taken) >= probes and passing[taken].sum() >= candidates:
             break
         taken.append(cluster)
@@ -153,44 +194,137 @@ def probe(
 
 
 def scan(
-    query: np.ndarray,
-    index: dict[str, np.ndarray],
-    words: np.ndarray,
-    clusters: Sequence[int],
+    query_codes: np.ndarray,
+    query_units: np.ndarray,
+    index: Mapping[str, np.ndarray],
+    passes: np.ndarray,
     candidates: int,
-) -> tuple[list[int], int]:
-    """The best rows in order, and how many were scored. `words` [NB] uint32."""
-    codes, units = quantize(query)
-    sums = rows_of_blocks(index["codes"], len(query)) @ codes
-    scales = index["scales"].reshape(-1)
+    sparse: int,
+) -> list[int]:
+    """The best `candidates` of the rows that pass, `passes` [R] bool; blocks of at most `sparse` by their vectors."""
+    scores, scales = code_scores(index["codes"], index["scales"], query_codes), index["scales"].reshape(-1)
+    in_block = passes.reshape(-1, BLOCK).sum(1)
     found: list[tuple[float, int, int]] = []
-    if candidates <= 0:
-        return [], 0
-    for cluster in clusters:
-        for block in range(index["cluster_blocks"][cluster], index["cluster_blocks"][cluster + 1]):
-            rows = [block * BLOCK + r for r in range(BLOCK) if int(words[block]) >> r & 1]
-            for row in rows:
-                if len(rows) <= SPARSE_ROWS:
-                    score = dot(index["vectors"][row], units) * scales[row]
-                else:
-                    score = np.float32(sums[row]) * scales[row]
-                found.append((-float(score), int(index["ids"][row]), row))
-    found.sort()
-    return [row for _, _, row in found[:candidates]], len(found)
+    for row in np.flatnonzero(passes).tolist():
+        score = scores[row]
+        if in_block[row // BLOCK] <= sparse:
+            with np.errstate(over="ignore"):
+                score = dot(index["vectors"][row], query_units) * scales[row]
+        found.append((-float(score), int(index["ids"][row]), row))
+    return [row for _, _, row in sorted(found)[:candidates]]
 
 
 def rescore(query: np.ndarray, vectors: np.ndarray, scales: np.ndarray, rows: Sequence[int]) -> np.ndarray:
     """[M] float32 scores."""
     flat = scales.reshape(-1)
-    scores = [dot(vectors[row], query) * flat[row] if row >= 0 else -np.inf for row in rows]
+    with np.errstate(over="ignore"):
+        scores = [dot(vectors[row], query) * flat[row] if 0 <= row < len(flat) else -np.inf for row in rows]
     return np.array(scores, dtype=np.float32)
 
 
-def top_k(scores: Sequence[float], ids: Sequence[int], k: int) -> list[int]:
-    """Positions, -1 past the end."""
+@dataclass(frozen=True)
+class Catalogue:
+    """What is searched: the tensors of docs/operators.md but for the filter index, whose place plain columns take."""
+
+    index: Mapping[str, np.ndarray]
+    columns: Sequence[Column]
+    row_of_item: np.ndarray  # [N], items in the order of the columns
+    fingerprint: int
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a request gets that asks for nothing, and the most it may ask for."""
+
+    probes: int
+    candidates: int
+    max_candidates: int
+    exact_rows: int = 0
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request of a search."""
+
+    query: np.ndarray  # [D] float32
+    program: Sequence[int] = (0, 0)
+    exclude: Sequence[int] = ()
+    limits: tuple[int, int] = (0, 0)
+    status: int = OK
+
+
+@dataclass(frozen=True)
+class Found:
+    """The answer: candidates best first, without what comes past their end."""
+
+    rows: list[int]
+    ids: list[int]
+    scores: np.ndarray
+    stats: list[int]
+    status: int
+
+
+def search(request: Request, catalogue: Catalogue, limits: Limits) -> Found:
+    """The whole search of one request."""
+    index = catalogue.index
+    rows, clusters = len(index["ids"]), len(index["cluster_blocks"]) - 1
+    probes, candidates = request.limits
+
+    filter_status, items_pass = run_program(
+        request.program, catalogue.fingerprint, catalogue.columns, len(catalogue.row_of_item)
+    )
+    statuses = [request.status, filter_status]
+    if not np.isfinite(request.query).all():
+        statuses.append(BAD_QUERY)
+    if any(item < -1 for item in request.exclude):
+        statuses.append(BAD_EXCLUDE)
+    if not 0 <= probes <= clusters or not 0 <= candidates <= limits.max_candidates:
+        statuses.append(BAD_LIMITS)
+    if wrong := [status for status in statuses if status != OK]:
+        return Found([], [], np.empty(0, np.float32), [0, 0, 0, 0], min(wrong))
+    probes, candidates = probes or limits.probes, candidates or limits.candidates
+
+    passes = np.zeros(rows, dtype=np.bool_)
+    passes[catalogue.row_of_item[items_pass]] = True
+    passes &= ~np.isin(index["ids"], request.exclude)
+    cluster_of_row = np.repeat(np.arange(clusters), np.diff(index["cluster_blocks"]) * BLOCK)
+    passing = np.bincount(cluster_of_row[passes], minlength=clusters)
+    total = int(passing.sum())
+
+    codes, units = quantize(request.query, index["projection"])
+    if total <= max(limits.exact_rows, candidates):
+        taken = np.flatnonzero(passing).tolist()
+    else:
+        enough = grown_probes(probes, index["probe_growth"], len(catalogue.row_of_item), total)
+        taken = probe(
+            codes, index["centroid_codes"], index["centroid_scales"], passing, min(enough, clusters), candidates
+        )
+    passes &= np.isin(cluster_of_row, taken)
+    covered = int(passing[taken].sum())
+
+    filtered = request.program[1] != 0
+    sparse = sparse_rows(len(units), len(codes)) if filtered else 0
+    found = scan(codes, units, index, passes, candidates, sparse)
+    scores = rescore(request.query, index["vectors"], index["scales"], found)
+    ranked = select(scores, index["ids"][found], len(found))
+    best = [found[at] for at in ranked]
+    return Found(
+        best, index["ids"][best].tolist(), scores[ranked], [len(taken), total, covered, int(covered == total)], OK
+    )
+
+
+def resolve_weights(asked: np.ndarray, defaults: np.ndarray, status: int) -> tuple[np.ndarray, int]:
+    """Weights [T] and status of one request."""
+    infinite = [BAD_WEIGHTS] if np.isinf(asked).any() else []
+    wrong = [code for code in (status, *infinite) if code != OK]
+    return np.where(np.isfinite(asked), asked, defaults), min(wrong, default=OK)
+
+
+def select(values: np.ndarray, ids: np.ndarray, k: int) -> list[int]:
+    """Positions of the k best candidates, best first."""
     ranked = sorted(
-        (-(float("-inf") if score != score else float(score)), item, position)
-        for position, (score, item) in enumerate(zip(scores, ids, strict=True))
+        (np.inf if np.isnan(value) else -float(value), item, position)
+        for position, (value, item) in enumerate(zip(values, ids.tolist(), strict=True))
         if item != -1
     )
-    return ([position for _, _, position in ranked] + [-1] * k)[:k]
+    return [position for _, _, position in ranked[:k]]

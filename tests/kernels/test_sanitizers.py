@@ -36,7 +36,8 @@ def test_no_sanitizer_complains(tmp_path: Path) -> None:
         "ASAN_OPTIONS": "detect_leaks=0:halt_on_error=1",  # the interpreter leaks by design
         "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
     }
-    files = [str(TESTS / name) for name in ("test_filter_rows.py", "test_search.py", "test_contract.py")]
+    operators = ("filter_rows", "search", "scan", "rescore", "resolve_weights", "select", "contract", "damaged_index")
+    files = [str(TESTS / f"test_{name}.py") for name in operators]
     pytest_command = [
         sys.executable,
         "-m",

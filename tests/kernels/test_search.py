@@ -1,270 +1,318 @@
-"""probe, scan, rescore and top_k against their references, on every instruction set, for equality."""
+"""The whole search against its reference, for equality: requests, filters, the choice of clusters, batches."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from random import Random
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from builder import ops
-from tests.kernels import reference
-from tests.kernels.catalogue import centroid_index, item_index, lay_out, pack, unpack
+from tests.kernels.catalogue import FINGERPRINT, Items, marked, marks, random_columns, random_request, words_of
+from tests.kernels.reference import ANY, NOT, Column, Limits, Request, head
 
 pytestmark = pytest.mark.usefixtures("instruction_set")
 DIMS = [1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 31, 33, 64, 100, 128, 130]
+MALFORMED, OF_ANOTHER_SCHEMA = [FINGERPRINT, 1, head(255)], [FINGERPRINT + 1, 1, head(255)]
 
 
-def ints(values: list[int]) -> Tensor:
-    return torch.tensor(values, dtype=torch.int32)
+def numbered(items: int) -> list[Column]:
+    """One feature whose values are the numbers of the items."""
+    return [[frozenset([i]) for i in range(items)]]
 
 
-class Items:
-    """A random catalogue of vectors in clusters, with ids in another order than its rows."""
-
-    def __init__(self, vectors: np.ndarray, clusters: int, seed: int) -> None:
-        generator = np.random.default_rng(seed)
-        self.clusters = clusters
-        self.layout = lay_out(generator.integers(clusters, size=len(vectors)), clusters)
-        self.tensors = item_index(vectors.astype(np.float32), generator.permutation(len(vectors)) + 1, self.layout)
-        self.arrays = {name: tensor.numpy() for name, tensor in self.tensors.items()}
-
-    def words(self, share: float, generator: np.random.Generator) -> Tensor:
-        """A mask [NB] int32 of about that share of the items."""
-        items = unpack(self.arrays["valid"]) & (generator.random(self.layout.rows) < share)
-        return torch.from_numpy(pack(items))
-
-    def scan(
-        self, query: Tensor, words: Tensor, clusters: Tensor, probed: Tensor, candidates: Tensor, most: int
-    ) -> tuple[Tensor, Tensor]:
-        t = self.tensors
-        return ops.scan(
-            query,
-            t["codes"],
-            t["scales"],
-            t["vectors"],
-            t["ids"],
-            t["cluster_blocks"],
-            words,
-            clusters,
-            probed,
-            candidates,
-            most,
-        )
-
-    def check(
-        self, query: np.ndarray, words: Tensor, taken: list[list[int]], candidates: list[int], most: int, note: str
-    ) -> None:
-        """Compare a batch with the reference."""
-        clusters = torch.full((len(taken), self.clusters), -1, dtype=torch.int32)
-        for b, numbers in enumerate(taken):
-            clusters[b, : len(numbers)] = ints(numbers)
-        probed = ints([len(numbers) for numbers in taken])
-        queries = torch.from_numpy(query.astype(np.float32))
-        rows, scanned = self.scan(queries, words, clusters, probed, ints(candidates), most)
-        for b in range(len(query)):
-            limit = min(max(candidates[b], 0), most)
-            mask = words[b].numpy().view(np.uint32)
-            expected, count = reference.scan(queries[b].numpy(), self.arrays, mask, taken[b], limit)
-            assert rows[b].tolist() == expected + [-1] * (most - len(expected)), f"{note}, request {b}"
-            assert scanned[b] == count, f"{note}, request {b}"
+def only(numbers: Sequence[int]) -> list[int]:
+    """The program by which just those items of `numbered` pass."""
+    return words_of([head(ANY, 0, len(numbers)), *map(int, numbers)])
 
 
+@cache
+def random_items(seed: int, count: int, dims: int, clusters: int, code_dims: int = 0) -> Items:
+    generator, random = np.random.default_rng(seed), Random(seed)
+    vectors = generator.normal(size=(count, dims))
+    vectors[::13] = vectors[: 1 + (count - 1) // 13]  # equal rows
+    growth = random.choice([[1.0], [1.0, 1.7, 2.2, 9.0]])
+    columns = random_columns(random, count)
+    return Items(vectors, columns, seed=seed, clusters=clusters, code_dims=code_dims, growth=growth)
+
+
+@cache
+def random_requests(items: Items, seed: int, count: int, most: int, trouble: float) -> list[Request]:
+    random, generator = Random(seed), np.random.default_rng(seed)
+    return [random_request(random, generator, items, most, trouble) for _ in range(count)]
+
+
+@pytest.mark.parametrize("projected", [False, True])
 @pytest.mark.parametrize("dims", DIMS)
-def test_scan_of_random_items(dims: int) -> None:
-    generator = np.random.default_rng(dims)
-    items = Items(generator.normal(size=(600, dims)), clusters=7, seed=dims)
-    shares = [1.0, 0.3, 0.05, 0.01]
-    words = torch.stack([items.words(share, generator) for share in shares])
-    taken = [[6, 0, 3], [1, 2, 3, 4, 5, 6, 0], [5], list(range(7))]
-    query = generator.normal(size=(4, dims))
-    for candidates in ([10, 50, 3, 100], [0, -5, 10_000, 1]):
-        items.check(query, words, taken, candidates, 100, f"seed {dims}")
+def test_random_searches(dims: int, projected: bool) -> None:
+    seed = 2 * dims + projected
+    random = Random(seed)
+    items = random_items(seed, 600, dims, clusters=9, code_dims=random.randint(1, dims) if projected else 0)
+    requests = random_requests(items, seed, 14, 60, trouble=0.04)
+    limits = Limits(probes=3, candidates=25, max_candidates=60, exact_rows=random.choice([0, 30]))
+    found = items.check(requests, limits, f"seed {seed}")
+    assert sum(answer.status == 0 for answer in found) > 6
+    assert any(answer.rows and not answer.stats[3] for answer in found)
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1e-10, 1.0, 1e10, 1e30])
-@pytest.mark.parametrize("query_scale", [1e-30, 1.0, 1e30])
-def test_scan_at_extreme_scales(scale: float, query_scale: float) -> None:
-    """The order must not suffer where products of both scales overflow or vanish in float32."""
-    generator = np.random.default_rng(5)
-    vectors = generator.normal(size=(300, 24))
-    items = Items(vectors * scale, clusters=2, seed=5)
-    words = items.tensors["valid"].repeat(1, 1)
-    query = generator.normal(size=(1, 24))
-    items.check(query * query_scale, words, [[0, 1]], [20], 20, f"scales {scale}, {query_scale}")
-    rows, _ = items.scan(
-        torch.from_numpy((query * query_scale).astype(np.float32)),
-        words,
-        ints([0, 1]).repeat(1, 1),
-        ints([2]),
-        ints([20]),
-        20,
-    )
-    exact = np.zeros(items.layout.rows)
-    exact[items.layout.row_of_item] = vectors @ query[0]
-    best = set(np.argsort(-exact, kind="stable")[:20].tolist())
-    assert len(best & set(rows[0].tolist())) >= 18  # int8 may swap a few at the cut
-
-
-def test_scan_with_outliers_and_zero_rows() -> None:
-    generator = np.random.default_rng(9)
-    vectors = generator.normal(size=(200, 32))
-    vectors[::7] = 0
-    vectors[::5, 3] *= 1e4  # one component takes nearly the whole range of the codes
-    items = Items(vectors, clusters=3, seed=9)
-    query = generator.normal(size=(2, 32))
-    query[1, 3] = 1e5
-    words = torch.stack([items.words(0.9, generator), items.words(0.1, generator)])
-    items.check(query, words, [[0, 1, 2], [2, 1, 0]], [30, 30], 40, "seed 9")
-
-
-@pytest.mark.parametrize("most", [1, 5, 32, 64, 199, 200, 300])
-def test_scan_ties_go_to_the_smaller_id(most: int) -> None:
-    generator = np.random.default_rng(2)
-    items = Items(np.ones((200, 8)), clusters=4, seed=2)
-    words = torch.stack([items.words(1.0, generator), items.words(0.04, generator)])
-    items.check(np.ones((2, 8)), words, [[3, 1, 0, 2]] * 2, [most] * 2, most, "all equal")
-    items.check(-np.ones((2, 8)), words, [[3, 1, 0, 2]] * 2, [most] * 2, most, "all equal, negative")
-    items.check(np.zeros((2, 8)), words, [[3, 1, 0, 2]] * 2, [most] * 2, most, "all zero")
-
-
-def test_scan_of_one_item_and_of_empty_clusters() -> None:
-    items = Items(np.array([[1.0, -2.0, 3.0]]), clusters=5, seed=0)
-    valid = items.tensors["valid"].repeat(3, 1)
-    valid[2] = 0
-    items.check(np.ones((3, 3)), valid, [[0, 1, 2, 3, 4], [], [0, 1, 2, 3, 4]], [4, 4, 4], 4, "one item")
-
-
-def test_scan_ignores_clusters_and_counts_that_cannot_be() -> None:
-    generator = np.random.default_rng(1)
-    items = Items(generator.normal(size=(100, 6)), clusters=3, seed=1)
-    query = torch.from_numpy(generator.normal(size=(2, 6)).astype(np.float32))
-    words = items.tensors["valid"].repeat(2, 1)
-    clusters = torch.tensor([[99, -7, 1], [2**31 - 1, 1, -1]], dtype=torch.int32)
-    rows, scanned = items.scan(query, words, clusters, ints([2**31 - 1, -4]), ints([5, 5]), 5)
-    expected, count = reference.scan(query[0].numpy(), items.arrays, words[0].numpy().view(np.uint32), [1], 5)
-    assert rows.tolist() == [expected, [-1] * 5]
-    assert scanned.tolist() == [count, 0]
-
-
-@pytest.mark.parametrize("component", [float("nan"), float("inf"), -float("inf")])
-def test_a_query_that_is_not_finite_is_harmless(component: float) -> None:
-    items = Items(np.random.default_rng(0).normal(size=(50, 4)), clusters=2, seed=0)
-    query = np.array([[component, 1.0, 2.0, 3.0]])
-    items.check(query, items.tensors["valid"].repeat(1, 1), [[0, 1]], [7], 7, "component counts as 0")
-
-
-def test_more_dims_than_int8_sums_in_16_bits() -> None:
-    """Codes at both ends of their range in every component: nothing may saturate."""
-    dims = 4096
-    vectors = np.ones((40, dims))
-    vectors[1::2] *= -1
-    vectors[2::4, ::2] *= -1
-    items = Items(vectors, clusters=1, seed=0)
-    query = np.stack([np.ones(dims), -np.ones(dims), np.where(np.arange(dims) % 2, 1, -1)])
-    items.check(query, items.tensors["valid"].repeat(3, 1), [[0]] * 3, [40] * 3, 40, "codes +-127")
-
-
-@pytest.mark.parametrize("clusters", [1, 31, 32, 33, 200])
+@pytest.mark.parametrize("clusters", [1, 31, 32, 33, 64, 65, 200])
 @pytest.mark.parametrize("dims", [3, 16, 70])
-def test_probe(clusters: int, dims: int) -> None:
-    generator = np.random.default_rng(clusters * 100 + dims)
-    centroids = generator.normal(size=(clusters, dims)).astype(np.float32)
-    centroids[clusters // 2 :] = centroids[clusters // 2]  # ties
-    codes, scales = centroid_index(centroids)
-    batch = 8
-    query = torch.from_numpy(generator.normal(size=(batch, dims)).astype(np.float32))
-    passing = torch.from_numpy(generator.integers(0, 50, (batch, clusters)).astype(np.int32))
-    passing[:, ::3] = 0
-    passing[5] = 0
-    passing[6] = 2**31 - 1  # sums beyond int32
-    probes = ints([1, 5, 0, -3, 2**31 - 1, 4, 7, 30])
-    candidates = ints([1, 200, 40, 0, 0, 10, 2**31 - 1, 100_000])
-    taken, probed = ops.probe(query, codes, scales, passing, probes, candidates)
-    for b in range(batch):
-        expected = reference.probe(
-            query[b].numpy(),
-            codes.numpy(),
-            scales.numpy(),
-            passing[b].numpy().astype(np.int64),
-            int(probes[b]),
-            int(candidates[b]),
-        )
-        assert taken[b].tolist() == expected + [-1] * (clusters - len(expected)), f"request {b}"
-        assert probed[b] == len(expected), f"request {b}"
+def test_random_choices_of_clusters(dims: int, clusters: int) -> None:
+    seed = clusters * 100 + dims
+    items = random_items(seed, 6 * clusters, dims, clusters)
+    requests = random_requests(items, seed, 12, 100, trouble=0)
+    items.check(requests, Limits(probes=seed % 11, candidates=7, max_candidates=100), f"seed {seed}")
 
 
-@pytest.mark.parametrize("dims", DIMS)
-def test_rescore(dims: int) -> None:
-    generator = np.random.default_rng(dims)
-    items = Items(generator.normal(size=(70, dims)) * 10.0 ** generator.integers(-6, 6, (70, 1)), clusters=2, seed=dims)
-    query = torch.from_numpy(generator.normal(size=(3, dims)).astype(np.float32))
-    rows = torch.from_numpy(generator.integers(-1, items.layout.rows, (3, 50)).astype(np.int32))
-    scores = ops.rescore(query, items.tensors["vectors"], items.tensors["scales"], rows)
-    for b in range(3):
-        expected = reference.rescore(
-            query[b].numpy(), items.arrays["vectors"], items.arrays["scales"], rows[b].tolist()
-        )
-        np.testing.assert_array_equal(scores[b].numpy(), expected)
+@pytest.fixture(scope="module")
+def few() -> Items:
+    """A hundred items in four clusters, their numbers as a filter feature."""
+    return Items(np.random.default_rng(1).normal(size=(100, 6)), numbered(100), clusters=4, seed=1)
 
 
-def test_rescore_of_halves_of_every_kind() -> None:
-    """Every finite float16, subnormals included, converts exactly."""
-    every = np.arange(2**16, dtype=np.uint16).view(np.float16)
-    every = np.resize(every[np.isfinite(every)], (64, 1024))
-    scales = torch.ones(2, 32)
-    query = np.zeros((1, 1024), dtype=np.float32)
-    for component in (0, 500, 1023):
-        query[:] = 0
-        query[0, component] = 1
-        scores = ops.rescore(torch.from_numpy(query), torch.from_numpy(every), scales, torch.arange(64).int()[None])
-        np.testing.assert_array_equal(scores[0].numpy(), every[:, component].astype(np.float32))
+LIMITS = Limits(probes=2, candidates=10, max_candidates=20)
+GOOD, BAD = np.ones(6, np.float32), np.array([1, 2, np.nan, 0, 0, 0], np.float32)
 
 
-def test_rescore_rows_outside_the_index_score_minus_infinity() -> None:
-    scores = ops.rescore(
-        torch.ones(1, 3), torch.ones(32, 3).half(), torch.ones(1, 32), ints([-1, 0, 31, 32, 2**31 - 1, -(2**31)])[None]
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (Request(GOOD), 0),
+        (Request(BAD), 3),
+        (Request(np.full(6, np.inf, np.float32)), 3),
+        (Request(np.full(6, -np.inf, np.float32)), 3),
+        (Request(GOOD, MALFORMED), 4),
+        (Request(GOOD, [FINGERPRINT, 2**62, 0]), 4),
+        (Request(GOOD, OF_ANOTHER_SCHEMA), 5),
+        (Request(GOOD, exclude=[5, -1, -2]), 6),
+        (Request(GOOD, exclude=[-(2**63)]), 6),
+        (Request(GOOD, exclude=[-1, -1, 2**63 - 2]), 0),
+        (Request(GOOD, limits=(4, 20)), 0),
+        (Request(GOOD, limits=(5, 0)), 8),
+        (Request(GOOD, limits=(2**31 - 1, 0)), 8),
+        (Request(GOOD, limits=(-1, 0)), 8),
+        (Request(GOOD, limits=(-(2**31), 0)), 8),
+        (Request(GOOD, limits=(0, 21)), 8),
+        (Request(GOOD, limits=(0, 2**31 - 1)), 8),
+        (Request(GOOD, limits=(0, -1)), 8),
+        (Request(GOOD, status=1), 1),
+        (Request(GOOD, status=7), 7),
+        (Request(GOOD, status=9), 9),
+        (Request(GOOD, status=2**31 - 1), 2**31 - 1),
+        (Request(BAD, status=2), 2),
+        (Request(BAD, status=7), 3),
+        (Request(GOOD, MALFORMED, status=7), 4),
+        (Request(GOOD, MALFORMED, status=1), 1),
+        (Request(GOOD, OF_ANOTHER_SCHEMA, status=9), 5),
+        (Request(GOOD, OF_ANOTHER_SCHEMA, exclude=[-2], limits=(-1, 0)), 5),
+        (Request(GOOD, exclude=[-2], limits=(0, -1), status=7), 6),
+        (Request(GOOD, limits=(0, -1), status=7), 7),
+        (Request(BAD, MALFORMED, exclude=[-9], limits=(0, 99), status=8), 3),
+    ],
+)
+def test_status(few: Items, request_: Request, status: int) -> None:
+    """A bad request gets nothing, and its neighbours do not notice."""
+    neighbours = [Request(-GOOD), Request(GOOD, only(range(50)))]
+    found = few.check([neighbours[0], request_, neighbours[1]], LIMITS)
+    assert [answer.status for answer in found] == [0, status, 0]
+    assert [len(answer.rows) for answer in found] == [10, [0, request_.limits[1] or 10][status == 0], 10]
+
+
+def test_limits_of_the_request_and_of_the_artifact(few: Items) -> None:
+    asked = [(0, 0), (1, 0), (0, 7), (4, 20), (3, 1)]
+    found = few.check([Request(GOOD, limits=limits) for limits in asked], LIMITS)
+    assert [len(answer.rows) for answer in found] == [10, 10, 7, 20, 1]
+    assert [answer.stats[0] for answer in found] == [2, 1, 2, 4, 3]
+    few.check([Request(GOOD)], Limits(probes=2**31 - 1, candidates=20, max_candidates=20), "more probes than clusters")
+
+
+@pytest.mark.parametrize("program", [(0, 0), words_of([head(ANY, 0, 1), -5, head(NOT)])], ids=["no filter", "filter"])
+def test_excluded_items_never_come_back(few: Items, program: list[int]) -> None:
+    limits = Limits(probes=4, candidates=20, max_candidates=100)
+    everything = few.check([Request(GOOD, program)], limits)[0]
+    ids = everything.ids
+    in_cluster = few.layout.row_of_item < few.layout.cluster_blocks[1] * 32
+    for exclude in (
+        [ids[0]],
+        [ids[3], -1, ids[3], ids[0], ids[3]],
+        [*ids, 1, 2**62 + 1, 2**63 - 2, -1],
+        [-1, -1, 77],
+        few.ids[in_cluster].tolist(),
+        few.ids[~in_cluster].tolist(),
+        few.ids[:-1].tolist(),
+        few.ids.tolist(),
+    ):
+        for asked in ((0, 0), (1, 1), (2, 100)):
+            (found,) = few.check([Request(GOOD, program, exclude, asked)], limits, f"{len(exclude)} excluded")
+            assert not set(found.ids) & set(exclude)
+            assert found.stats[1] == 100 - len(set(exclude) & set(few.ids.tolist()))
+
+
+def test_excluded_items_that_do_not_pass_are_not_counted_twice(few: Items) -> None:
+    exclude = few.ids[20:60].tolist() * 2
+    (found,) = few.check([Request(GOOD, only(range(40)), exclude, (4, 20))], LIMITS)
+    assert found.stats[1] == 20
+
+
+def test_one_item_and_empty_clusters() -> None:
+    items = Items(np.array([[1.0, -2.0, 3.0]]), numbered(1), clusters=5)
+    query = np.ones(3, np.float32)
+    requests = [
+        Request(query),
+        Request(query, limits=(5, 4)),
+        Request(query, only([0])),
+        Request(query, only([])),
+        Request(query, exclude=[0]),
+        Request(query, only([0]), [0]),
+    ]
+    found = items.check(requests, Limits(probes=1, candidates=3, max_candidates=4))
+    assert [answer.stats for answer in found] == [[1, 1, 1, 1]] * 3 + [[0, 0, 0, 1]] * 3
+    assert [len(answer.rows) for answer in found] == [1, 1, 1, 0, 0, 0]
+
+
+@pytest.mark.parametrize("clusters", [0, 1, 40])
+def test_an_index_without_rows(clusters: int) -> None:
+    items = Items(np.empty((0, 4)), [[]], clusters=clusters)
+    query = np.ones(4, np.float32)
+    requests = [Request(query), Request(query, only([1, 2])), Request(query, exclude=[0, 7]), Request(query, MALFORMED)]
+    found = items.check(requests, Limits(probes=3, candidates=2, max_candidates=3))
+    assert [answer.stats for answer in found] == [[0, 0, 0, 1]] * 3 + [[0] * 4]
+
+
+def test_empty_batches_and_results_of_no_width(few: Items) -> None:
+    shapes = [tensor.shape for tensor in ops.search(**few.arguments([], LIMITS))]
+    assert shapes == [(0, 20), (0, 20), (0, 20), (0, 4), (0,)]
+    (found,) = few.check([Request(GOOD)], Limits(probes=3, candidates=0, max_candidates=0))
+    assert (found.rows, found.stats[0], found.stats[3]) == ([], 3, 0)
+    (found,) = few.check([Request(GOOD)], Limits(probes=3, candidates=0, max_candidates=5))
+    assert found.rows == []
+
+
+@pytest.mark.parametrize(
+    ("growth", "probes", "passing", "taken"),
+    [
+        ([1], 4, 16, 4),
+        ([1], 4, 1, 4),
+        ([1, 2], 4, 16, 4),
+        ([1, 2], 4, 15, 5),
+        ([1, 2], 4, 8, 6),
+        ([1, 2], 4, 4, 8),
+        ([1, 2], 4, 1, 8),
+        ([1, 2, 4], 4, 4, 8),
+        ([1, 2, 4], 4, 2, 11),  # 4 * (2 + 2 * (8 - 4) / 12) = 10.7
+        ([1, 2, 4], 4, 1, 16),
+        ([1, 2, 4], 3, 2, 8),
+        ([1, 2, 4, 1e30], 4, 1, 16),
+        ([1, 1e30], 4, 15, 64),
+        ([1, 2, 4], 40, 1, 64),
+        ([1, 2.6], 30, 4, 64),
+    ],
+)
+def test_probes_grow_as_fewer_items_pass(growth: list[float], probes: int, passing: int, taken: int) -> None:
+    """64 clusters of 16 items each; `passing` of the 16 pass in every cluster."""
+    numbers = np.arange(1024)
+    items = Items(
+        np.random.default_rng(0).normal(size=(1024, 8)),
+        [[frozenset([i // 64]) for i in range(1024)]],
+        clusters=64,
+        cluster_of=numbers % 64,
+        growth=growth,
     )
-    assert scores.tolist() == [[-np.inf, 3, 3, -np.inf, -np.inf, -np.inf]]
+    request = Request(np.ones(8, np.float32), only(range(passing)))
+    (found,) = items.check([request], Limits(probes=probes, candidates=1, max_candidates=30))
+    assert found.stats == [taken, 64 * passing, taken * passing, int(taken == 64)]
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_top_k(seed: int) -> None:
-    generator = np.random.default_rng(seed)
-    count = int(generator.choice([0, 1, 5, 40]))
-    scores = generator.choice([0.0, -0.0, 1.5, -2.0, np.inf, -np.inf, np.nan, 1e-45], (3, count)).astype(np.float32)
-    ids = np.stack([generator.permutation(count) for _ in range(3)]).astype(np.int64)
-    ids[generator.random((3, count)) < 0.3] = -1
-    for k in (0, 1, 3, count, count + 4):
-        positions = ops.top_k(torch.from_numpy(scores), torch.from_numpy(ids), k)
-        expected = [reference.top_k(scores[b].tolist(), ids[b].tolist(), k) for b in range(3)]
-        assert positions.tolist() == expected, f"seed {seed}, k {k}"
-
-
-def test_empty_batches() -> None:
-    items = Items(np.ones((3, 4)), clusters=1, seed=0)
-    none = torch.zeros(0, dtype=torch.int32)
-    words = torch.zeros((0, 1), dtype=torch.int32)
-    rows, scanned = items.scan(torch.zeros(0, 4), words, torch.zeros((0, 1), dtype=torch.int32), none, none, 6)
-    assert (rows.shape, scanned.shape) == ((0, 6), (0,))
-    codes, scales = centroid_index(np.ones((1, 4), dtype=np.float32))
-    clusters, probed = ops.probe(torch.zeros(0, 4), codes, scales, torch.zeros((0, 1), dtype=torch.int32), none, none)
-    assert (clusters.shape, probed.shape) == ((0, 1), (0,))
-    assert ops.top_k(torch.zeros(0, 4), torch.zeros((0, 4), dtype=torch.int64), 3).shape == (0, 3)
-
-
-def test_an_index_without_rows() -> None:
-    rows, scanned = ops.scan(
-        torch.ones(1, 4),
-        torch.zeros((0, 1, 32, 4), dtype=torch.int8),
-        torch.zeros(0, 32),
-        torch.zeros(0, 4).half(),
-        torch.zeros(0, dtype=torch.int64),
-        ints([0, 0]),
-        torch.zeros((1, 0), dtype=torch.int32),
-        ints([0])[None],
-        ints([1]),
-        ints([3]),
-        3,
+def test_a_rare_filter_takes_clusters_until_enough_rows_pass() -> None:
+    """One passing item a cluster: far more clusters than asked for, and only those in which an item passes."""
+    clusters = 200
+    numbers = np.arange(clusters * 5)
+    items = Items(
+        np.random.default_rng(3).normal(size=(len(numbers), 12)),
+        marks((numbers < clusters) & (numbers % 2 == 0)),
+        clusters=clusters,
+        cluster_of=numbers % clusters,
     )
-    assert (rows.tolist(), scanned.tolist()) == ([[-1, -1, -1]], [0])
+    requests = [Request(query, marked(0)) for query in items.queries(np.random.default_rng(4), 3)]
+    for probes, candidates, taken in ((1, 50, 50), (1, 1, 1), (7, 5, 7), (3, 64, 64), (3, 65, 65), (99, 99, 99)):
+        found = items.check(requests, Limits(probes, candidates, 100), f"{probes} probes, {candidates} candidates")
+        assert [answer.stats for answer in found] == [[taken, 100, taken, 0]] * 3
+        assert [len(answer.rows) for answer in found] == [candidates] * 3
+    found = items.check(requests, Limits(1, 100, 100), "as many candidates as rows")
+    assert [answer.stats for answer in found] == [[100, 100, 100, 1]] * 3
+
+
+@pytest.mark.parametrize("exact_rows", [0, 29, 30, 31, 1000])
+def test_few_passing_rows_are_searched_exactly(few: Items, exact_rows: int) -> None:
+    limits = Limits(probes=1, candidates=5, max_candidates=20, exact_rows=exact_rows)
+    requests = [Request(GOOD, only(range(10, 40))), Request(GOOD, exclude=few.ids[30:].tolist())]
+    found = few.check(requests, limits)
+    assert [answer.stats[0] for answer in found] == [4 if exact_rows >= 30 else 1] * 2
+    assert [answer.stats[3] for answer in found] == [int(exact_rows >= 30)] * 2
+
+
+@pytest.mark.parametrize("candidates", [29, 30, 31])
+def test_candidates_around_the_number_of_rows_that_pass(few: Items, candidates: int) -> None:
+    limits = Limits(probes=1, candidates=candidates, max_candidates=40)
+    requests = [Request(GOOD, only(range(10, 40))), Request(GOOD, exclude=few.ids[30:].tolist())]
+    found = few.check(requests, limits)
+    assert [len(answer.rows) for answer in found] == [min(candidates, 30)] * 2
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 5, 40])
+def test_requests_that_share_clusters(batch: int) -> None:
+    """Filtered and unfiltered, good and bad, in one batch: each as if it were alone."""
+    seed = batch
+    items = random_items(1, 2000, 20, clusters=6, code_dims=11)
+    requests = random_requests(items, seed, batch, 90, trouble=0.03)
+    limits = Limits(probes=4, candidates=30, max_candidates=90)
+    items.check(requests, limits, f"seed {seed}")
+    together = ops.search(**items.arguments(requests, limits))
+    for b in {0, batch // 2, batch - 1}:
+        alone = ops.search(**items.arguments([requests[b]], limits))
+        for one, all_of_them in zip(alone, together, strict=True):
+            assert torch.equal(one[0], all_of_them[b]), f"seed {seed}, request {b}"
+
+
+def test_masks_too_large_to_be_alive_at_once() -> None:
+    """search.cpp keeps masks of 1 MiB and searches a filtered batch in parts beyond that."""
+    seed, count = 6, 20_000
+    random, generator = Random(seed), np.random.default_rng(seed)
+    columns: list[Column] = [[frozenset([i % 7]) for i in range(count)]]
+    items = Items(generator.normal(size=(count, 3)), columns, seed=seed, clusters=20, frequent=100)
+    kinds = [random_request(random, generator, items, 25, trouble=0) for _ in range(9)]
+    kinds += [Request(GOOD[:3], MALFORMED), Request(GOOD[:3], status=2), Request(BAD[:3], only([3]))]
+    requests = [random.choice(kinds) for _ in range(1000)]
+    assert len(requests) * items.layout.blocks * 4 > 2 * 2**20
+    items.check(requests, Limits(probes=2, candidates=20, max_candidates=25), f"seed {seed}")
+
+
+def test_indexes_of_other_sizes_in_turn(few: Items) -> None:
+    """Buffers are kept from call to call; nothing of another index or of more requests may show."""
+    large = random_items(8, 3000, 40, clusters=70)
+    for count in (1, 9, 2, 5):
+        for items in (few, large):
+            items.check(random_requests(items, count, count, 20, trouble=0.1), LIMITS, f"seed {count}")
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_random_words_do_no_harm(few: Items, seed: int) -> None:
+    """Everything that comes with a request is untrusted."""
+    random = Random(seed)
+
+    def word(bits: int) -> int:
+        return random.choice([random.getrandbits(bits) - 2 ** (bits - 1), random.randint(-3, 3), 0])
+
+    requests = []
+    for _ in range(30):
+        query = np.array([word(32) for _ in range(6)], np.int32).view(np.float32)
+        code = [random.choice([word(64), head(random.randrange(9), 0, random.randrange(3))]) for _ in range(4)]
+        program = random.choice([words_of(code), [word(64) for _ in range(6)], (0, 0)])
+        exclude = random.choice([[word(64) for _ in range(5)], []])
+        limits = (word(32), word(32)) if random.random() < 0.3 else (random.randint(0, 4), random.randint(0, 20))
+        requests.append(Request(query, program, exclude, limits, random.choice([0, 0, word(32)])))
+    items_checked = few.check(requests, LIMITS, f"seed {seed}")
+    assert len({answer.status for answer in items_checked}) > 2

@@ -35,6 +35,14 @@ struct InstructionSet {
     // Dot product of one fp16 row [D] with a float32 query, zero-padded to a multiple of 16 components.
     float (*dot_row)(const uint16_t* row, const float* query, int64_t dims);
 
+    // out = a & b, a | b, ~a, word by word; `out` may be `a`.
+    void (*and_words)(const uint32_t* a, const uint32_t* b, int64_t count, uint32_t* out);
+    void (*or_words)(const uint32_t* a, const uint32_t* b, int64_t count, uint32_t* out);
+    void (*not_words)(const uint32_t* a, int64_t count, uint32_t* out);
+
+    // Set bits of `count` words.
+    int64_t (*count_words)(const uint32_t* words, int64_t count);
+
     // counts[c] = set bits of words[cluster_blocks[c] .. cluster_blocks[c + 1]].
     void (*count_clusters)(const uint32_t* words, const int32_t* cluster_blocks, int64_t clusters, int32_t* counts);
 };
@@ -43,10 +51,13 @@ extern const InstructionSet kPortable;
 #if defined(__x86_64__)
 extern const InstructionSet kAvx2;
 extern const InstructionSet kAvx512Vnni;
+#elif defined(__aarch64__)
+extern const InstructionSet kNeon;
+extern const InstructionSet kNeonDotprod;
 #endif
 
-// The best set this machine has, or the one SILVERTRITON_ISA names (portable, avx2, avx512vnni). Throws
-// std::runtime_error when that value is unknown or the machine lacks it.
+// The best set this machine has, or the one SILVERTRITON_ISA names (portable, avx2, avx512vnni, neon, neon-dotprod).
+// Throws std::runtime_error when that value is unknown or the machine lacks it.
 const InstructionSet& instruction_set();
 
 // Changes the set for the whole process from now on ("" returns to the default): for tests and benchmarks.

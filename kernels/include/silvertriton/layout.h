@@ -25,6 +25,7 @@ constexpr int32_t kStatusQuery = 3;
 constexpr int32_t kStatusFilterMalformed = 4;
 constexpr int32_t kStatusFilterFingerprint = 5;
 constexpr int32_t kStatusExclude = 6;
+constexpr int32_t kStatusTaskWeights = 7;
 constexpr int32_t kStatusSearch = 8;
 
 // Of two things wrong, the smaller number is reported.

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from builder import ops
-from builder.export.calibrate import calibrate
+from builder.export.calibrate import (
+    Calibration,
+    Truth,
+    calibrate,
+    candidates_for,
+    exact_truth,
+    measure_recall,
+    run,
+)
 from builder.index.build import build_index
+from builder.index.projection import leading_directions
 from builder.network.search import Search
 
 DIMS, AT = 16, 10
@@ -36,6 +47,12 @@ def make_search(vectors: np.ndarray, ids: np.ndarray, clusters: int, candidates:
     return Search(index, fingerprint=0, probes=clusters, candidates=candidates, max_candidates=candidates)
 
 
+def calibrated(
+    search: Search, vectors: np.ndarray, ids: np.ndarray, queries: torch.Tensor, *, at: int, **settings: Any
+) -> Calibration:
+    return calibrate(search, exact_truth(search, vectors, ids, queries, at=at), **settings)
+
+
 def brute_force_recall(search: Search, vectors: np.ndarray, ids: np.ndarray, queries: torch.Tensor, at: int) -> float:
     """Share of the exact top `at` in float64 among the `at` best candidates of the search, by id."""
     neutral = torch.zeros(len(queries), 2, dtype=torch.int64)
@@ -55,7 +72,7 @@ def test_reaches_the_target_and_reports_what_brute_force_measures(target: float,
     vectors, queries = clustered(seed, 4000, 100, noise=0.6)
     ids = np.random.default_rng(seed).permutation(10_000)[:4000]
     search = make_search(vectors, ids, clusters=64)
-    found = calibrate(search, vectors, ids, queries, target=target, at=AT, results=AT, probes=None)
+    found = calibrated(search, vectors, ids, queries, target=target, at=AT, results=AT, probes=None)
     measured = brute_force_recall(search, vectors, ids, queries, AT)
     assert found.recall >= target, f"seed {seed}"
     assert found.recall == pytest.approx(measured, abs=0.005), f"seed {seed}"  # near-ties count as found
@@ -70,7 +87,7 @@ def test_given_probes_are_only_measured() -> None:
     vectors, queries = clustered(2, 2000, 50, noise=1.0)
     ids = np.arange(2000)
     search = make_search(vectors, ids, clusters=40)
-    found = calibrate(search, vectors, ids, queries, target=0.99, at=AT, results=AT, probes=2)
+    found = calibrated(search, vectors, ids, queries, target=0.99, at=AT, results=AT, probes=2)
     assert search.probes == found.probes == 2
     assert found.recall == pytest.approx(brute_force_recall(search, vectors, ids, queries, AT), abs=0.005)
     assert found.recall < 0.9
@@ -80,7 +97,7 @@ def test_too_few_candidates_end_in_an_honest_figure() -> None:
     """All clusters are probed and the target is still missed: that is reported, not hidden."""
     vectors, queries = clustered(3, 1000, 30, noise=1.0)
     search = make_search(vectors, np.arange(1000), clusters=10, candidates=5)
-    found = calibrate(search, vectors, np.arange(1000), queries, target=0.9, at=AT, results=AT, probes=None)
+    found = calibrated(search, vectors, np.arange(1000), queries, target=0.9, at=AT, results=AT, probes=None)
     assert found.probes == search.probes == 10
     assert found.recall == pytest.approx(0.5, abs=0.02)
 
@@ -90,14 +107,95 @@ def test_magnitude_changes_nothing(scale: float) -> None:
     vectors, queries = clustered(4, 500, 20, noise=0.6)
     scaled = (vectors * np.float32(scale)).astype(np.float32)
     search = make_search(scaled, np.arange(500), clusters=8)
-    found = calibrate(search, scaled, np.arange(500), queries * scale, target=0.9, at=AT, results=AT, probes=None)
+    found = calibrated(search, scaled, np.arange(500), queries * scale, target=0.9, at=AT, results=AT, probes=None)
     assert found.recall >= 0.9
-    full = calibrate(search, scaled, np.arange(500), queries * scale, target=0.9, at=AT, results=AT, probes=8)
+    full = calibrated(search, scaled, np.arange(500), queries * scale, target=0.9, at=AT, results=AT, probes=8)
     assert full.recall >= 0.99
 
 
 def test_a_zero_query_finds_everything_equal() -> None:
     vectors, _ = clustered(5, 100, 1, noise=0.6)
     search = make_search(vectors, np.arange(100), clusters=3)
-    found = calibrate(search, vectors, np.arange(100), torch.zeros(2, DIMS), target=0.9, at=AT, results=AT, probes=None)
+    found = calibrated(
+        search, vectors, np.arange(100), torch.zeros(2, DIMS), target=0.9, at=AT, results=AT, probes=None
+    )
     assert found.recall == 1.0
+
+
+def truth_of(search: Search, vectors: np.ndarray, queries: torch.Tensor) -> Truth:
+    return exact_truth(search, vectors, np.arange(len(vectors)), queries, at=AT)
+
+
+def test_probes_grow_as_a_filter_lets_fewer_pass() -> None:
+    """Measured: at a share of 4^-g, the probes times growth[g] find what the target asks, the plain probes do not."""
+    vectors, queries = clustered(6, 20_000, 150, noise=0.8)
+    search = make_search(vectors, np.arange(20_000), clusters=200)
+    found = calibrated(search, vectors, np.arange(20_000), queries, target=0.9, at=AT, results=AT)
+    growth = found.probe_growth
+    assert growth[0] == 1.0
+    assert list(growth) == sorted(growth)
+    assert len(growth) >= 4  # 10 x 4^3 results are 3 in 100 of the items
+    np.testing.assert_allclose(search.probe_growth.numpy(), growth, atol=1e-3)
+    rng = np.random.default_rng(7)
+    ranks_of_all = queries @ torch.from_numpy(vectors).T
+    clusters = np.searchsorted(search.cluster_blocks.numpy(), search.item_rows.numpy() // 32, side="right") - 1
+    for g in (1, 2, 3):
+        passing = rng.random(20_000) < 4.0**-g
+        best = ranks_of_all.masked_fill(torch.from_numpy(~passing), -torch.inf).topk(AT, dim=1).indices.numpy()
+        held = {}
+        for probes in (found.probes, int(np.ceil(found.probes * growth[g]))):
+            search.probes = probes
+            held[probes] = held_by(search, queries, clusters[best])
+        plain, grown = held.values()
+        assert grown >= 0.87, f"share 4^-{g}"  # 1,500 results: two standard errors are 0.02
+        assert grown > plain + 0.02, f"share 4^-{g}"
+
+
+def held_by(search: Search, queries: torch.Tensor, clusters: np.ndarray) -> float:
+    """Share of `clusters [Q, k]` among the first `search.probes` of each query, by the centroids as they are stored."""
+    codes = search.centroid_codes.permute(0, 2, 1, 3).flatten(0, 1).flatten(1).float()
+    scores = queries @ (codes * search.centroid_scales.view(-1, 1))[: search.clusters, :DIMS].T
+    first = scores.topk(search.probes, dim=1).indices.numpy()
+    return float(np.mean([np.isin(of, chosen).mean() for of, chosen in zip(clusters, first, strict=True)]))
+
+
+def test_as_few_candidates_as_keep_the_recall() -> None:
+    """Codes of 4 dims of 16 order so badly that more candidates are needed than with codes of all dims."""
+    vectors, queries = clustered(8, 6000, 200, noise=0.6)
+    chosen = {}
+    for dims in (4, DIMS):
+        ops.load()
+        projection = leading_directions(vectors, dims, seed=0)
+        index = build_index(vectors, np.arange(6000), (), clusters=30, seed=0, projection=projection)
+        search = Search(index, fingerprint=0, probes=30, candidates=400, max_candidates=400)
+        truth = exact_truth(search, vectors, np.arange(6000), queries, at=100)
+        found = calibrate(search, truth, target=0.99, results=100, probes=30)
+        assert search.candidates == found.candidates
+        assert found.recall == float(measure_recall(search, truth).mean())
+        chosen[dims] = found.candidates
+    assert chosen == {4: 400, DIMS: 120}
+
+
+def test_given_candidates_are_taken_as_they_are() -> None:
+    vectors, queries = clustered(9, 1000, 20, noise=0.6)
+    search = make_search(vectors, np.arange(1000), clusters=10)
+    found = calibrate(search, truth_of(search, vectors, queries), target=0.9, results=AT, candidates=17)
+    assert search.candidates == found.candidates == 17
+
+
+@pytest.mark.parametrize(
+    ("factor", "results", "most", "expected"), [(4, 100, 1024, 400), (4, 100, 300, 300), (1.2, 10, 1024, 64)]
+)
+def test_candidates_for(factor: float, results: int, most: int, expected: int) -> None:
+    assert candidates_for(factor, results, most) == expected
+
+
+def test_exact_rows_are_some_and_not_all() -> None:
+    vectors, queries = clustered(10, 20_000, 20, noise=0.6)
+    search = make_search(vectors, np.arange(20_000), clusters=200)
+    found = calibrate(search, truth_of(search, vectors, queries), target=0.9, results=AT)
+    assert search.exact_rows == found.exact_rows
+    assert 0 < found.exact_rows <= 20_000
+    threads = torch.get_num_threads()
+    assert run(search, queries)[3].shape == (20, 4)
+    assert torch.get_num_threads() == threads

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from builder.index.kmeans import assign, automatic_clusters, nearest, probe_centroids, spherical_kmeans
+from builder.index.kmeans import _repair_empty, assign, automatic_clusters, nearest, probe_centroids, spherical_kmeans
 
 
 def clustered(seed: int, clusters: int = 8, per_cluster: int = 200, dims: int = 16) -> tuple[np.ndarray, np.ndarray]:
@@ -52,6 +52,33 @@ def test_empty_clusters_are_repaired() -> None:
     vectors = np.concatenate([np.repeat(vectors[:1], 9 * len(vectors), axis=0), vectors])
     labels = assign(vectors, spherical_kmeans(vectors, 16, seed=1, epochs=20))
     assert len(np.unique(labels)) >= 12
+
+
+def test_empty_clusters_move_onto_rows_far_from_their_centroid() -> None:
+    points = torch.nn.functional.normalize(
+        torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.0, 0.0]]), dim=1
+    )
+    centroids = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, -1.0]])
+    labels, counts = torch.zeros(5, dtype=torch.int64), torch.tensor([5, 0, 0])
+    chosen = set()
+    for seed in range(20):
+        moved = centroids.clone()
+        _repair_empty(moved, counts, points, labels, torch.Generator().manual_seed(seed))
+        assert torch.equal(moved[0], centroids[0])
+        chosen |= {tuple(row) for row in moved[1:].tolist()}
+    assert chosen == {
+        tuple(points[2].tolist()),
+        tuple(points[3].tolist()),
+    }  # the two that lie elsewhere, never the same
+
+
+def test_more_rows_than_multinomial_takes_are_repaired() -> None:
+    rows = 2**24 + 1  # torch.multinomial refuses more than 2^24
+    points = torch.zeros(rows, 1)
+    points[-1] = 1.0
+    centroids = torch.tensor([[0.0], [0.0]])
+    _repair_empty(centroids, torch.tensor([rows, 0]), points, torch.zeros(rows, dtype=torch.int64), torch.Generator())
+    assert centroids.tolist() == [[0.0], [1.0]]
 
 
 @pytest.mark.parametrize("magnitude", [1e-30, 1e19, 1e30])

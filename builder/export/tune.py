@@ -1,0 +1,185 @@
+"""Chooses the defaults of a version anew, for another recall, and shows what each setting would cost."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from builder import ops
+from builder.errors import BuilderError
+from builder.export.artifact import CALIBRATION_AT, Source
+from builder.export.calibrate import (
+    CANDIDATES,
+    Calibration,
+    Truth,
+    calibrate,
+    candidates_for,
+    exact_truth,
+    measure_recall,
+    median_milliseconds,
+)
+from builder.export.config import configured_processes
+from builder.export.manifest import MODEL_FILE, OPERATORS, Manifest, Recall, verify
+from builder.export.repository import check_target, find_version, write_version
+from builder.index.build import Step
+
+PROBES = (0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)  # times the chosen ones: the curve
+COMPARED = 16_384  # vectors at a time: 8 MiB of float32 at 128 dims
+SAME = 1e-3  # of a row's largest component; float16 rounds by half of that at most
+NOTHING = 2e-36  # a row of smaller components is stored as zero
+
+
+@dataclass(frozen=True)
+class Point:
+    """What a setting measures. `milliseconds`: of the search for one query on one thread, median, on this machine."""
+
+    probes: int
+    candidates: int
+    recall: float
+    milliseconds: float
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """`version`: the directory written, None for a trial; `curve`: by probes, then candidates, `chosen` among it."""
+
+    version: Path | None
+    chosen: Point
+    curve: tuple[Point, ...]
+    recall: Recall
+
+
+def tune(
+    source: Source,
+    repository: Path,
+    *,
+    model: str = "retrieval",
+    recall: float | None = None,
+    write: bool = True,
+    step: Step = lambda description: lambda done: None,
+) -> Tuned:
+    """Measure the newest version of `model` on the held-out queries of `source` and choose its defaults for `recall`.
+
+    The chosen defaults become those of the next version, which is otherwise the same; `write` False: nothing is
+    written. `recall`: above 0 and below 1; None: the version's own target. Raises `BuilderError` where `source` is not
+    what the version was exported from, where the version is damaged or of other operators, where its config.pbtxt
+    cannot be read, and for what `write_version` raises.
+    """
+    if write:
+        check_target(repository, model)
+    path = find_version(repository, model)
+    threads, instances = configured_processes(path.parent / "config.pbtxt")
+    done = step("Reading the newest version")
+    manifest = verify(path)
+    if manifest.operators != OPERATORS:
+        raise BuilderError(
+            f"is for operators {manifest.operators}, this builder has {OPERATORS}",
+            where=str(path),
+            remedy="Export it again: builder export",
+        )
+    ops.load()
+    network: Any = torch.jit.load(str(path / MODEL_FILE), map_location="cpu")
+    search = network.search
+    _check_same(search, source, path)
+    done(1.0)
+    ids, schema = source.catalogue.ids, manifest.read_schema()
+    target = manifest.recall.target if recall is None else recall
+    truth = exact_truth(
+        search,
+        source.vectors,
+        ids,
+        source.queries,
+        at=min(CALIBRATION_AT, schema.max_results),
+        on_step=step("Searching exactly"),
+    )
+    done = step("Choosing probes and candidates")
+    found = calibrate(search, truth, target=target, results=schema.max_results)
+    done(1.0)
+    curve = _curve(search, truth, found, schema.max_results, step)
+    chosen = next(p for p in curve if (p.probes, p.candidates) == (found.probes, found.candidates))
+    measured = Recall(
+        at=found.at, target=target, measured=found.recall, queries=found.queries, source=source.queries_from
+    )
+    if not write:
+        return Tuned(None, chosen, curve, measured)
+    step("Writing the next version")
+    changed = _changed(manifest, found, measured, search)
+    version = write_version(
+        repository,
+        model,
+        network,
+        schema,
+        lambda files: changed.model_copy(update={"files": files}),
+        threads=threads,
+        instances=instances,
+    )
+    return Tuned(version, chosen, curve, measured)
+
+
+def _check_same(search: Any, source: Source, version: Path) -> None:
+    """Raise unless the version holds the items of `source`, with the same vectors: exact search is of the source's."""
+    if not _holds(search, source):
+        raise BuilderError(
+            f"holds other items or vectors than {version}",
+            where=source.name,
+            remedy="Give what that version was exported from, or export this first: builder export",
+        )
+
+
+def _holds(search: Any, source: Source) -> bool:
+    order = np.argsort(source.catalogue.ids)
+    rows = search.item_rows.long()  # in this order
+    if search.vectors.shape[1] != source.dims or not np.array_equal(search.ids[rows], source.catalogue.ids[order]):
+        return False
+    scales = search.scales.flatten()
+    for start in range(0, len(order), COMPARED):
+        part = rows[start : start + COMPARED]
+        stored = search.vectors[part].float() * scales[part, None]
+        given = torch.from_numpy(np.asarray(source.vectors[order[start : start + COMPARED]], dtype=np.float32))
+        largest = given.abs().amax(1, keepdim=True)
+        if ((stored - given).abs() > SAME * largest + NOTHING).any():
+            return False
+    return True
+
+
+def _curve(search: Any, truth: Truth, chosen: Calibration, results: int, step: Step) -> tuple[Point, ...]:
+    """Fewer and more probes with the chosen candidates, and fewer and more candidates with the chosen probes."""
+    settings = {(chosen.probes, chosen.candidates)}
+    settings |= {(min(search.clusters, max(1, round(f * chosen.probes))), chosen.candidates) for f in PROBES}
+    settings |= {(chosen.probes, candidates_for(f, results, search.max_candidates)) for f in CANDIDATES}
+    done = step("Measuring settings")
+    points = []
+    for probes, candidates in sorted(settings):
+        search.probes, search.candidates = probes, candidates
+        recall = float(measure_recall(search, truth).mean())
+        points.append(Point(probes, candidates, recall, median_milliseconds(search, truth.queries)))
+        done(len(points) / len(settings))
+    search.probes, search.candidates = chosen.probes, chosen.candidates
+    return tuple(points)
+
+
+def _changed(manifest: Manifest, found: Calibration, measured: Recall, search: Any) -> Manifest:
+    index = manifest.index.model_copy(
+        update={
+            "probes": found.probes,
+            "candidates": found.candidates,
+            "exact_rows": found.exact_rows,
+            "probe_growth": found.probe_growth,
+            "bytes": {**manifest.index.bytes, "probe growth": search.probe_growth.nbytes},
+        }
+    )
+    return manifest.model_copy(
+        update={
+            "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "silvertriton": installed_version("silvertriton"),
+            "torch": torch.__version__,
+            "index": index,
+            "recall": measured,
+        }
+    )

@@ -1,0 +1,99 @@
+#include "filter_plan.h"
+
+#include <algorithm>
+
+namespace silvertriton::cpu {
+namespace {
+
+Term term_at(const FilterIndex& index, int64_t term) {
+    const int64_t bitmap = index.term_bitmap[term];
+    if (bitmap >= index.bitmap_count)
+        fail_inconsistent("term_bitmap", std::to_string(bitmap), "below " + std::to_string(index.bitmap_count));
+    if (bitmap >= 0) return {index.bitmaps + bitmap * index.blocks, nullptr, nullptr};
+    const int64_t first = index.term_postings[term], last = index.term_postings[term + 1];
+    if (first < 0 || last < first || last > index.posting_count)
+        fail_inconsistent("term_postings", std::to_string(first) + " .. " + std::to_string(last),
+                          "an ascending span within " + std::to_string(index.posting_count) + " postings");
+    return {nullptr, index.postings + first, index.postings + last};
+}
+
+// The first position among the known rows whose value is not below `bound` (or, with `past`, is above it).
+int64_t position_of(const FilterIndex& index, int64_t number, double bound, bool past) {
+    const int32_t* rows = index.number_rows + number * index.rows();
+    const double* values = index.number_values + number * index.rows();
+    int64_t first = 0, last = index.number_known[number];
+    while (first < last) {
+        const int64_t middle = first + (last - first) / 2;
+        const int64_t row = rows[middle];
+        if (row < 0 || row >= index.rows())
+            fail_inconsistent("number_rows", std::to_string(row), "a row below " + std::to_string(index.rows()));
+        if (past ? values[row] <= bound : values[row] < bound) {
+            first = middle + 1;
+        } else {
+            last = middle;
+        }
+    }
+    return first;
+}
+
+void compile(const int64_t* code, const FilterIndex& index, Plan& plan) {
+    plan.steps.reserve(static_cast<size_t>(plan.shape.instructions));
+    plan.terms.reserve(static_cast<size_t>(plan.shape.operands));
+    plan.ranges.reserve(static_cast<size_t>(plan.shape.ranges));
+    const int64_t length = code[-1];
+    Instruction instruction{};
+    for (int64_t position = 0; position < length;) {
+        read_instruction(code, length, position, instruction);  // check_program has validated every one
+        Step step{instruction.opcode, static_cast<int64_t>(plan.terms.size()), 0};
+        const int64_t first_term = index.feature_terms[instruction.feature];  // checked: it is "no value"
+        const int64_t* keys = index.term_keys + first_term + 1;
+        const int64_t* keys_end = index.term_keys + index.feature_terms[instruction.feature + 1];
+        switch (instruction.opcode) {
+            case Opcode::kAny:
+            case Opcode::kAll:
+                for (int64_t i = 0; i < instruction.count; ++i) {
+                    const int64_t* key = std::lower_bound(keys, keys_end, instruction.operands[i]);
+                    if (key != keys_end && *key == instruction.operands[i]) {
+                        plan.terms.push_back(term_at(index, key - index.term_keys));
+                    } else if (instruction.opcode == Opcode::kAll) {
+                        plan.terms.resize(static_cast<size_t>(step.first));  // a key no item has: no row has them all
+                        step.opcode = Opcode::kAny;
+                        break;
+                    }
+                }
+                break;
+            case Opcode::kUnknown:
+                step.opcode = Opcode::kAny;
+                plan.terms.push_back(term_at(index, first_term));
+                break;
+            case Opcode::kRange: {
+                const int64_t number = index.feature_number[instruction.feature];
+                step.first = static_cast<int64_t>(plan.ranges.size());
+                const double low = bound_of(instruction.operands[0]), high = bound_of(instruction.operands[1]);
+                plan.ranges.push_back({number, position_of(index, number, low, false),
+                                       position_of(index, number, high, true), low, high});
+                break;
+            }
+            default:
+                break;
+        }
+        if (step.opcode != Opcode::kRange) step.count = static_cast<int64_t>(plan.terms.size()) - step.first;
+        plan.steps.push_back(step);
+    }
+}
+
+}  // namespace
+
+void fail_inconsistent(const std::string& argument, const std::string& got, const std::string& expected) {
+    throw InconsistentIndex("silvertriton::filter_rows: " + argument + ": got " + got + ", expected " + expected +
+                            "; the filter index contradicts itself, build the artifact again");
+}
+
+Plan plan_filter(const int64_t* program, int64_t program_width, int64_t fingerprint, const FilterIndex& index) {
+    Plan plan;
+    plan.shape = check_program(program, program_width, fingerprint, index.feature_number, index.features);
+    if (plan.shape.instructions > 0) compile(program + 2, index, plan);
+    return plan;
+}
+
+}  // namespace silvertriton::cpu

@@ -1,0 +1,37 @@
+"""What every benchmark shares: the project's own Python, the machine's name, the JSON file."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+PYTHON = ROOT / ".venv" / "bin" / "python"
+
+
+def use_project_python() -> None:
+    """Start again with the project's Python if this is another one, and make its packages importable."""
+    if sys.executable != str(PYTHON) and PYTHON.exists():
+        os.execv(PYTHON, [str(PYTHON), *sys.argv])
+    sys.path.insert(0, str(ROOT))
+
+
+def report(figures: dict[str, Any], ratios: dict[str, float], file: Path | None) -> None:
+    """Print the figures with machine and commit; write them to `file` if there is one. `ratios` stand at the top."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    document = {"ratios": ratios, **figures, "machine": machine(), "commit": commit.stdout.strip()}
+    text = json.dumps(document, indent=1)
+    print(text)
+    if file:
+        file.write_text(text + "\n", encoding="utf-8")
+
+
+def machine() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = (line.partition(":")[2].strip() for line in lines if "model name" in line)
+    return f"{os.cpu_count()} cores, {platform.machine()}, {next(names, 'unknown CPU')}"

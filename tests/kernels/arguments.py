@@ -1,0 +1,85 @@
+"""Good arguments of every operator, and what an operator says to bad ones."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import cache
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from builder import ops
+from tests.kernels.catalogue import FINGERPRINT, Items, random_columns, random_program, words_of
+from tests.kernels.reference import Limits, Request
+
+Arguments = dict[str, Any]
+OPERATORS = ["filter_rows", "search", "rescore", "resolve_weights", "select"]
+LIMITS = Limits(probes=2, candidates=20, max_candidates=25, exact_rows=3)
+
+
+@cache
+def catalogue(count: int) -> Items:
+    generator, random = np.random.default_rng(4), Random(4)
+    columns = [
+        *random_columns(random, count),
+        np.arange(count, dtype=np.float64),
+        [frozenset([i % 3, 10 + i % 40]) for i in range(count)],  # frequent terms and rare ones
+    ]
+    vectors = generator.normal(size=(count, 19))
+    return Items(vectors, columns, seed=4, clusters=6, code_dims=10, growth=[1, 2, 3], frequent=count // 15)
+
+
+@cache
+def all_arguments(count: int, batch: int) -> dict[str, Arguments]:
+    items, random, generator = catalogue(count), Random(5), np.random.default_rng(5)
+    codes = [random_program(random, items.columns, 5) for _ in range(batch)]
+    requests = [
+        Request(query, words_of(code), random.choices(items.ids.tolist(), k=2), (random.randint(0, 6), 0))
+        for query, code in zip(items.queries(generator, batch), codes, strict=True)
+    ]
+    requests[0] = Request(requests[0].query, (0, 0), (int(items.ids[3]),))
+    searching = items.arguments(requests, LIMITS)
+    ops.load()
+    rows, ids, scores, _, status = ops.search(**searching)
+    return {
+        "filter_rows": {"program": searching["filter"], **items.filters, "fingerprint": FINGERPRINT},
+        "search": searching,
+        "rescore": {"query": searching["query"], "vectors": items.index["vectors"], "scales": items.index["scales"]}
+        | {"rows": rows},
+        "resolve_weights": {
+            "task_weights": torch.tensor([[float("nan"), 0.5]] * batch),
+            "defaults": torch.tensor([1.0, 2.0]),
+            "status": status,
+        },
+        "select": {
+            "values": scores,
+            "ids": ids,
+            "task_scores": torch.stack([scores, -scores, scores * 2], dim=2),
+            "status": status,
+            "k": 7,
+        },
+    }
+
+
+def arguments(operator: str, count: int = 300, batch: int = 3) -> Arguments:
+    """Good arguments of an operator, all on one random index."""
+    return dict(all_arguments(count, batch)[operator])
+
+
+def run(operator: str, given: Arguments) -> list[Tensor]:
+    wrapper: Callable[..., Any] = getattr(ops, operator)
+    result = wrapper(**given)
+    return [result] if isinstance(result, Tensor) else list(result)
+
+
+def message_of(operator: str, given: Arguments) -> str:
+    with pytest.raises(RuntimeError) as caught:
+        run(operator, given)
+    message = str(caught.value).splitlines()[0]
+    assert re.fullmatch(rf"silvertriton::{operator}: \w+: got .+, expected .+; .+", message), message
+    return message

@@ -1,0 +1,503 @@
+// Runs every instruction set this machine has against the portable one, on inputs chosen to tell them apart, and the
+// whole search under each. Needs no torch: the library's CPU sources are all it is linked with.
+//
+// Prints the sets, the best one first ("sets neon-dotprod neon portable"), and a digest of all results, which is that
+// of any other machine. Says what differs and exits with 1 if something does.
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "operators.h"
+#include "parallel.h"
+#include "silvertriton/instruction_set.h"
+
+namespace silvertriton {
+
+// Serial, but with as many "threads" as the search is to believe in: it deals out its work by their number.
+static int64_t threads = 1;
+
+void parallel_for(int64_t count, int64_t grain, const std::function<void(int64_t, int64_t)>& body) {
+    const int64_t step = std::max(grain, (count + threads - 1) / threads);
+    for (int64_t begin = 0; begin < count; begin += step) body(begin, std::min(begin + step, count));
+}
+
+int64_t thread_count() {
+    return threads;
+}
+
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+
+// Of our own: those of the standard library need not agree between machines.
+struct Random {
+    uint64_t state;
+
+    uint64_t word() {
+        state += 0x9e3779b97f4a7c15u;
+        uint64_t z = state;
+        z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+        z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+        return z ^ (z >> 31);
+    }
+    int64_t below(int64_t end) { return static_cast<int64_t>(word() % static_cast<uint64_t>(end)); }
+    float unit() { return static_cast<float>(below(1 << 24)) * 0x1p-23f - 1.0f; }
+    template <typename T, size_t kCount>
+    T any_of(const T (&values)[kCount]) {
+        return values[below(kCount)];
+    }
+};
+
+// An array that ends where readable memory does: a read or write past its end is a fault.
+template <typename T>
+class Fenced {
+  public:
+    // `gap` bytes are left before the fence, for addresses that are aligned to nothing.
+    explicit Fenced(size_t count, size_t gap = 0) : count_(count) {
+        const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+        const size_t inside = (count * sizeof(T) + gap + page - 1) / page * page;
+        mapped_ = inside + page;
+        memory_ =
+            static_cast<char*>(mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+        if (memory_ == MAP_FAILED || mprotect(memory_ + inside, page, PROT_NONE) != 0) throw std::bad_alloc();
+        data_ = reinterpret_cast<T*>(memory_ + inside - gap - count * sizeof(T));
+    }
+    ~Fenced() { munmap(memory_, mapped_); }
+    Fenced(const Fenced&) = delete;
+    Fenced& operator=(const Fenced&) = delete;
+
+    T* data() { return data_; }
+    T& operator[](size_t i) { return data_[i]; }
+    T* begin() { return data_; }
+    T* end() { return data_ + count_; }
+
+  private:
+    size_t count_, mapped_;
+    char* memory_;
+    T* data_;
+};
+
+uint64_t digest = 0xcbf29ce484222325u;
+
+template <typename T>
+void note(const T* values, int64_t count) {
+    const auto* bytes = reinterpret_cast<const unsigned char*>(values);
+    for (size_t i = 0; i < static_cast<size_t>(count) * sizeof(T); ++i) digest = (digest ^ bytes[i]) * 0x100000001b3u;
+}
+
+[[noreturn]] void fail(const InstructionSet& set, const std::string& what) {
+    std::printf("%s: %s\n", set.name, what.c_str());
+    std::exit(1);
+}
+
+uint32_t bits_of(float value) {
+    if (value != value) return 0x7fc00000u;  // which of the NaNs is each machine's own affair
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+std::string shown(float value) {
+    char text[64];
+    std::snprintf(text, sizeof text, "%a (%08x)", static_cast<double>(value), bits_of(value));
+    return text;
+}
+
+// Every set this machine has, the best first, the portable one last.
+std::vector<const InstructionSet*> find_sets() {
+    std::vector<const InstructionSet*> sets;
+    force_instruction_set("");
+    const std::string best = instruction_set().name;
+    for (const char* name : {"avx512vnni", "avx2", "neon-dotprod", "neon", "portable"}) {
+        try {
+            force_instruction_set(name);
+        } catch (const std::runtime_error& error) {
+            if (std::string(error.what()).find("expected one this machine has: ") == std::string::npos) throw;
+            continue;
+        }
+        sets.push_back(&instruction_set());
+        if (name != std::string(instruction_set().name)) fail(instruction_set(), "asked for " + std::string(name));
+    }
+    if (best != sets[0]->name) fail(*sets[0], "is not the default; that is " + best);
+    return sets;
+}
+
+std::vector<const InstructionSet*> sets;
+
+int8_t random_code(Random& random, int kind) {
+    constexpr int8_t kEnds[] = {-127, 127, 0, 1, -1};
+    constexpr int8_t kDamaged[] = {-128, 127, -128, -127};
+    if (kind == 1) return random.any_of(kEnds);
+    if (kind == 2) return random.any_of(kDamaged);
+    if (kind == 3) return 127;
+    if (kind == 4) return -128;
+    return static_cast<int8_t>(random.below(255) - 127);
+}
+
+uint32_t random_mask(Random& random) {
+    switch (random.below(5)) {
+        case 0:
+            return 0;
+        case 1:
+            return ~0u;
+        case 2:
+            return 1u << random.below(32);
+        case 3:
+            return static_cast<uint32_t>(random.word() & random.word() & random.word());
+        default:
+            return static_cast<uint32_t>(random.word());
+    }
+}
+
+void check_scan_blocks(Random& random, int64_t groups, int64_t blocks) {
+    const size_t rows = static_cast<size_t>(blocks * kBlockRows), quads = static_cast<size_t>(groups);
+    const size_t bytes = quads * rows * 4;
+    Fenced<int8_t> codes(bytes, random.below(2) == 0 ? 0 : static_cast<size_t>(random.below(16)));
+    Fenced<float> scales(rows);
+    Fenced<uint32_t> masks(static_cast<size_t>(blocks));
+    Fenced<int32_t> query(quads);
+
+    const int code_kind = static_cast<int>(random.below(5)), query_kind = static_cast<int>(random.below(3));
+    for (int8_t& code : codes) code = random_code(random, code_kind);
+    int32_t query_sum = 0;
+    int8_t* query_codes = reinterpret_cast<int8_t*>(query.data());
+    for (size_t i = 0; i < 4 * quads; ++i) {
+        query_codes[i] = query_kind == 2 ? int8_t{-127} : random_code(random, query_kind);
+        query_sum += query_codes[i];
+    }
+    const int64_t scale_kind = random.below(5);
+    constexpr float kOdd[] = {0.0f, -0.0f, 1e-38f, 1e-45f, 3e38f, -1.0f, 1.0f, kInfinity, -kInfinity, kNan};
+    for (float& scale : scales) {
+        scale = std::fabs(random.unit()) * 0.01f;
+        if (scale_kind == 1) scale = random.any_of(kOdd);
+        if (scale_kind == 2) scale = 0.5f;  // many ties
+        if (scale_kind == 3) scale *= 1e-37f;
+        if (scale_kind == 4 && random.below(20) == 0) scale *= 1e6f;
+    }
+    for (uint32_t& mask : masks) mask = random_mask(random);
+
+    // The definition.
+    std::vector<float> scores(rows);
+    std::vector<bool> masked(rows);
+    for (int64_t row = 0; row < blocks * kBlockRows; ++row) {
+        const int64_t b = row / kBlockRows, r = row % kBlockRows;
+        int64_t sum = 0;
+        for (int64_t j = 0; j < groups; ++j)
+            for (int64_t c = 0; c < 4; ++c)
+                sum += codes[static_cast<size_t>(((b * groups + j) * kBlockRows + r) * 4 + c)] * query_codes[4 * j + c];
+        scores[static_cast<size_t>(row)] =
+            static_cast<float>(static_cast<int32_t>(sum)) * scales[static_cast<size_t>(row)];
+        masked[static_cast<size_t>(row)] = masks[static_cast<size_t>(b)] >> r & 1;
+    }
+
+    const QueryCodes prepared{query.data(), groups, static_cast<int32_t>(0u - 128u * static_cast<uint32_t>(query_sum))};
+    const float some = scores[static_cast<size_t>(random.below(static_cast<int64_t>(rows)))];
+    const float floors[] = {-kInfinity, some, std::nextafter(some, kInfinity), -0.0f, kInfinity};
+    const int32_t first_row = static_cast<int32_t>(random.below(1 << 20) * kBlockRows);
+    for (const float floor : floors) {
+        std::vector<uint64_t> expected;
+        for (size_t row = 0; row < rows; ++row)
+            if (masked[row] && scores[row] >= floor)
+                expected.push_back(packed_hit(scores[row], first_row + static_cast<int32_t>(row)));
+        note(expected.data(), static_cast<int64_t>(expected.size()));
+        for (const InstructionSet* set : sets) {
+            Fenced<uint64_t> hits(rows);
+            const int64_t count = set->scan_blocks(codes.data(), scales.data(), masks.data(), blocks, first_row,
+                                                   prepared, floor, hits.data());
+            const std::vector<uint64_t> got(hits.data(), hits.data() + count);
+            if (got == expected) continue;
+            fail(*set, "scan_blocks: " + std::to_string(count) + " hits, expected " + std::to_string(expected.size()) +
+                           "; groups " + std::to_string(groups) + ", blocks " + std::to_string(blocks) + ", codes " +
+                           std::to_string(code_kind) + ", scales " + std::to_string(scale_kind) + ", floor " +
+                           shown(floor));
+        }
+    }
+}
+
+float value_of(uint16_t half) {
+    const int exponent = half >> 10 & 31, fraction = half & 1023;
+    const float value = exponent == 0 ? std::ldexp(static_cast<float>(fraction), -24)
+                                      : std::ldexp(static_cast<float>(1024 + fraction), exponent - 25);
+    return half & 0x8000 ? -value : value;
+}
+
+void check_every_half() {
+    for (uint32_t word = 0; word < 0x10000u; ++word) {
+        const uint16_t half = static_cast<uint16_t>(word);
+        if ((half & 0x7c00) == 0x7c00) continue;  // not finite
+        uint16_t row[17] = {};
+        float query[32] = {};
+        const int64_t at = half % 17;
+        row[at] = half;
+        query[at] = 1.0f;
+        const float expected = value_of(half) + 0.0f;  // a sum that starts at +0 is never -0
+        for (const InstructionSet* set : sets) {
+            const float got = set->dot_row(row, query, 17);
+            if (bits_of(got) != bits_of(expected))
+                fail(*set,
+                     "dot_row: half " + std::to_string(word) + " is " + shown(got) + ", expected " + shown(expected));
+        }
+    }
+}
+
+void check_dot_row(Random& random, int64_t dims) {
+    const size_t count = static_cast<size_t>(dims), padded = (count + 15) / 16 * 16;
+    Fenced<uint16_t> row(count);
+    Fenced<float> query(padded);
+    const int64_t row_kind = random.below(3), query_kind = random.below(4);
+    for (uint16_t& half : row) {
+        do half = static_cast<uint16_t>(random.word());
+        while ((half & 0x7c00) == 0x7c00);
+        if (row_kind == 1) half = static_cast<uint16_t>(0x3c00 | (half & 0x83ff));  // 1 to 2: sums cancel
+        if (row_kind == 2) half &= 0x83ff;                                          // subnormal
+    }
+    constexpr float kOdd[] = {0.0f, -0.0f, 3e38f, -3e38f, 1e-45f, 1.0f};
+    for (size_t i = 0; i < count; ++i) {
+        query[i] = random.unit();
+        if (query_kind == 1) query[i] *= 1e-38f;
+        if (query_kind == 2) query[i] = random.any_of(kOdd);  // overflow: infinities and NaN
+        if (query_kind == 3 && random.below(20) == 0) query[i] *= 1e6f;
+    }
+    const float expected = kPortable.dot_row(row.data(), query.data(), dims);
+    const uint32_t bits = bits_of(expected);
+    note(&bits, 1);
+    for (const InstructionSet* set : sets) {
+        const float got = set->dot_row(row.data(), query.data(), dims);
+        if (bits_of(got) != bits)
+            fail(*set, "dot_row: " + shown(got) + ", expected " + shown(expected) + "; dims " + std::to_string(dims) +
+                           ", row " + std::to_string(row_kind) + ", query " + std::to_string(query_kind));
+    }
+}
+
+void check_count_clusters(Random& random, int64_t clusters) {
+    std::vector<int32_t> bounds{0};
+    for (int64_t c = 0; c < clusters; ++c)
+        bounds.push_back(bounds.back() + static_cast<int32_t>(random.below(4) == 0 ? 0 : random.below(40)));
+    const size_t blocks = static_cast<size_t>(bounds.back());
+    Fenced<uint32_t> words(blocks);
+    for (uint32_t& word : words) word = random_mask(random);
+    Fenced<int32_t> cluster_blocks(bounds.size());
+    std::copy(bounds.begin(), bounds.end(), cluster_blocks.data());
+    std::vector<int32_t> expected;
+    for (size_t c = 0; c + 1 < bounds.size(); ++c) {
+        int32_t count = 0;
+        for (int32_t b = bounds[c]; b < bounds[c + 1]; ++b)
+            for (int bit = 0; bit < 32; ++bit) count += words[static_cast<size_t>(b)] >> bit & 1;
+        expected.push_back(count);
+    }
+    note(expected.data(), clusters);
+    for (const InstructionSet* set : sets) {
+        Fenced<int32_t> counts(static_cast<size_t>(clusters));
+        set->count_clusters(words.data(), cluster_blocks.data(), clusters, counts.data());
+        if (!std::equal(expected.begin(), expected.end(), counts.begin()))
+            fail(*set, "count_clusters: " + std::to_string(clusters) + " clusters");
+    }
+}
+
+// A float as a half, cut off; too small becomes 0.
+uint16_t half_of(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    const uint32_t magnitude = bits & 0x7fffffffu;
+    const uint32_t half = magnitude < (113u << 23) ? 0 : (magnitude >> 13) - (112u << 10);
+    return static_cast<uint16_t>((bits >> 16 & 0x8000u) | half);
+}
+
+// Rows of up to `dims` components in units of their scale, as codes.
+struct Codes {
+    std::vector<int8_t> codes;
+    std::vector<float> scales;
+    int64_t blocks, dims;
+
+    Codes(int64_t rows, int64_t code_dims) : blocks((rows + kBlockRows - 1) / kBlockRows), dims(code_dims) {
+        codes.resize(static_cast<size_t>(blocks * block_bytes(dims)));
+        scales.resize(static_cast<size_t>(blocks * kBlockRows));
+    }
+    void set(int64_t row, const std::vector<float>& units, float scale) {
+        for (int64_t i = 0; i < dims; ++i) {
+            const int64_t at =
+                ((row / kBlockRows * groups_of(dims) + i / 4) * kBlockRows + row % kBlockRows) * 4 + i % 4;
+            codes[static_cast<size_t>(at)] = static_cast<int8_t>(std::rint(units[static_cast<size_t>(i)]));
+        }
+        scales[static_cast<size_t>(row)] = scale;
+    }
+    CodeBlocks view() const { return {codes.data(), scales.data(), blocks, dims}; }
+};
+
+// A whole index of random vectors with one filter feature, whose keys 1, 2, 3 pass a half, a 16th, a 256th of the
+// rows, and requests of all kinds; searched under every set.
+void check_search(Random& random, int64_t dims, int64_t code_dims, int64_t clusters, float magnitude) {
+    std::vector<int32_t> cluster_blocks{0};
+    std::vector<int64_t> ids;
+    std::vector<uint32_t> valid;
+    std::vector<int32_t> rows_by_id;
+    for (int64_t c = 0; c < clusters; ++c) {
+        const int64_t items = random.below(8) == 0 ? 0 : random.below(120), blocks = (items + 31) / 32;
+        for (int64_t row = 0; row < blocks * kBlockRows; ++row) {
+            if (row < items) rows_by_id.push_back(static_cast<int32_t>(ids.size()));
+            ids.push_back(row < items ? static_cast<int64_t>(ids.size()) * 3 : -1);
+            if (row % kBlockRows == 0) valid.push_back(0);
+            if (row < items) valid.back() |= 1u << (row % kBlockRows);
+        }
+        cluster_blocks.push_back(cluster_blocks.back() + static_cast<int32_t>(blocks));
+    }
+    const int64_t blocks = cluster_blocks.back(), rows = blocks * kBlockRows;
+
+    const auto random_units = [&](std::vector<float>& units) {
+        for (float& unit : units) unit = 127.0f * random.unit();
+    };
+    Codes items(rows, code_dims), centroids(clusters, code_dims);
+    std::vector<uint16_t> vectors(static_cast<size_t>(rows * dims));
+    std::vector<float> units(static_cast<size_t>(dims));
+    for (int64_t row = 0; row < rows; ++row) {
+        if (ids[static_cast<size_t>(row)] < 0) continue;
+        if (random.below(4) != 0) random_units(units);  // else the vector of the row before: ties
+        for (int64_t i = 0; i < dims; ++i)
+            vectors[static_cast<size_t>(row * dims + i)] = half_of(units[static_cast<size_t>(i)]);
+        items.set(row, units, (1.0f + static_cast<float>(random.below(3))) * magnitude);
+    }
+    for (int64_t c = 0; c < clusters; ++c) {
+        random_units(units);
+        centroids.set(c, units, magnitude);
+    }
+    std::vector<float> projection(code_dims < dims ? static_cast<size_t>(dims * code_dims) : 0);
+    for (float& weight : projection) weight = random.unit();
+
+    const int32_t feature_terms[] = {0, 4}, term_bitmap[] = {0, 1, 2, 3}, feature_number[] = {-1};
+    const int64_t term_keys[] = {0, 1, 2, 3}, term_postings[] = {0, 0, 0, 0, 0};
+    std::vector<uint32_t> bitmaps(static_cast<size_t>(4 * blocks));
+    for (int64_t row = 0; row < rows; ++row)
+        for (int64_t key = 1; key < 4; ++key)
+            if (random.below(key == 1 ? 2 : key == 2 ? 16 : 256) == 0)
+                bitmaps[static_cast<size_t>(key * blocks + row / kBlockRows)] |= 1u << (row % kBlockRows);
+
+    cpu::SearchIndex index{};
+    index.items = items.view();
+    index.centroids = centroids.view();
+    index.vectors = {vectors.data(), items.scales.data(), rows, dims};
+    index.projection = projection.empty() ? nullptr : projection.data();
+    index.ids = ids.data();
+    index.item_rows = rows_by_id.data();
+    index.item_count = static_cast<int64_t>(rows_by_id.size());
+    const float probe_growth[] = {1.0f, 1.5f, 2.5f};
+    index.probe_growth = probe_growth;
+    index.growth_count = 3;
+    FilterIndex& filters = index.filters;
+    filters.feature_terms = feature_terms;
+    filters.term_keys = term_keys;
+    filters.term_bitmap = term_bitmap;
+    filters.term_postings = term_postings;
+    filters.bitmaps = bitmaps.data();
+    filters.feature_number = feature_number;
+    filters.valid = valid.data();
+    filters.cluster_blocks = cluster_blocks.data();
+    filters.features = 1;
+    filters.terms = filters.bitmap_count = 4;
+    filters.buckets = 1;
+    filters.blocks = blocks;
+    filters.clusters = clusters;
+
+    constexpr int64_t kBatch = 12, kProgram = 5, kExclude = 3, kMost = 60, kFingerprint = 77;
+    constexpr int64_t kAny = int64_t{1} << 32 | 4, kNot = 3;
+    std::vector<float> query(static_cast<size_t>(kBatch * dims));
+    std::vector<int64_t> program, exclude;
+    std::vector<int32_t> limits, status(kBatch, kStatusOk);
+    for (float& component : query) component = random.unit();
+    std::fill_n(query.begin(), dims, 0.0f);
+    query[static_cast<size_t>(2 * dims - 1)] = 3e38f;
+    query[static_cast<size_t>(3 * dims - 1)] = kNan;
+    for (int64_t b = 0; b < kBatch; ++b) {
+        const int64_t key = b % 4, length = key == 0 ? 0 : b % 3 == 0 ? 3 : 2;
+        program.insert(program.end(), {kFingerprint, length, kAny, key, kNot});
+        for (int64_t e = 0; e < kExclude; ++e) exclude.push_back(random.below(2) == 0 ? -1 : random.below(3 * rows));
+        limits.push_back(static_cast<int32_t>(random.below(std::min<int64_t>(clusters, 8))));
+        limits.push_back(static_cast<int32_t>(random.below(kMost + 1)));
+    }
+    for (const int64_t batch : {kBatch / 3, kBatch}) {
+        for (const int64_t count : {1, 5}) {
+            threads = count;
+            struct Results {
+                std::vector<int32_t> rows, stats, status;
+                std::vector<int64_t> ids;
+                std::vector<uint32_t> scores;
+
+                bool operator==(const Results& other) const {
+                    return rows == other.rows && stats == other.stats && status == other.status && ids == other.ids &&
+                           scores == other.scores;
+                }
+            };
+            std::vector<Results> results;
+            for (const InstructionSet* set : sets) {
+                force_instruction_set(set->name);
+                const size_t cells = static_cast<size_t>(batch * kMost);
+                std::vector<float> scores(cells);
+                Results one;
+                one.rows.resize(cells);
+                one.ids.resize(cells);
+                one.stats.resize(static_cast<size_t>(4 * batch));
+                one.status.resize(static_cast<size_t>(batch));
+                const int64_t first = kBatch - batch;
+                cpu::search(
+                    {query.data() + first * dims, program.data() + first * kProgram, exclude.data() + first * kExclude,
+                     limits.data() + first * 2, status.data() + first, batch, kProgram, kExclude, kFingerprint},
+                    index, {4, 30, kMost, 40},
+                    {one.rows.data(), one.ids.data(), scores.data(), one.stats.data(), one.status.data()});
+                for (const float score : scores) one.scores.push_back(bits_of(score));
+                results.push_back(one);
+            }
+            const Results& expected = results.back();
+            for (size_t s = 0; s < sets.size(); ++s)
+                if (!(results[s] == expected))
+                    fail(*sets[s], "search: dims " + std::to_string(dims) + " of which " + std::to_string(code_dims) +
+                                       " coded, clusters " + std::to_string(clusters) + ", batch " +
+                                       std::to_string(batch) + ", threads " + std::to_string(count));
+            note(expected.rows.data(), batch * kMost);
+            note(expected.ids.data(), batch * kMost);
+            note(expected.scores.data(), batch * kMost);
+            note(expected.stats.data(), 4 * batch);
+            note(expected.status.data(), batch);
+        }
+    }
+}
+
+int run() {
+    sets = find_sets();
+    Random random{1};
+    for (int64_t groups = 1; groups <= 33; ++groups)
+        for (int repeat = 0; repeat < 40; ++repeat) check_scan_blocks(random, groups, 1 + random.below(4));
+    for (const int64_t groups : {64, 97, 192, 1024}) check_scan_blocks(random, groups, 2);
+    for (int repeat = 0; repeat < 3; ++repeat) check_scan_blocks(random, groups_of(kMaxDims) / 2, 1);
+    check_every_half();
+    for (int64_t dims = 1; dims <= 100; ++dims)
+        for (int repeat = 0; repeat < 60; ++repeat) check_dot_row(random, dims);
+    for (const int64_t dims : {128, 250, 768, 4099}) check_dot_row(random, dims);
+    for (const int64_t clusters : {0, 1, 2, 3, 100}) check_count_clusters(random, clusters);
+    for (const float magnitude : {1.0f, 1e-30f, 1e34f})
+        for (const auto& [dims, code_dims] : {std::pair{8, 8}, {50, 50}, {129, 129}, {64, 24}, {96, 31}})
+            check_search(random, dims, code_dims, 3 + random.below(90), magnitude);
+    std::printf("sets");
+    for (const InstructionSet* set : sets) std::printf(" %s", set->name);
+    std::printf("\ndigest %016llx\n", static_cast<unsigned long long>(digest));
+    return 0;
+}
+
+}  // namespace
+}  // namespace silvertriton
+
+int main() {
+    return silvertriton::run();
+}

@@ -1,0 +1,145 @@
+"""An index that contradicts itself: refused where the contract says so, and harmless where it does not."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from builder import ops
+from tests.kernels.arguments import LIMITS, Arguments, arguments, catalogue, message_of, run
+from tests.kernels.catalogue import FINGERPRINT, Items, program_rows, words_of
+from tests.kernels.reference import ALL, OR, RANGE, UNKNOWN, Limits, Request, bits, head
+
+
+def damaged(operator: str, name: str, position: int | tuple[int, ...] | slice, value: int) -> Arguments:
+    given = arguments(operator)
+    given[name] = given[name].clone()
+    given[name][position] = value
+    return given
+
+
+@pytest.mark.parametrize("operator", ["filter_rows", "search"])
+@pytest.mark.parametrize(
+    ("name", "position", "value", "message"),
+    [
+        ("cluster_blocks", 0, 1, "got offsets from 1"),
+        ("cluster_blocks", 2, 10_000, "got offsets from 0"),
+        ("cluster_blocks", 3, 0, "got offsets from 0"),
+        ("cluster_blocks", 3, -1, "got offsets from 0"),
+        ("cluster_blocks", -1, 10_000, "got offsets from 0 to 10000"),
+        ("feature_terms", 1, 0, "got offsets .* rise strictly"),
+        ("feature_terms", -1, 1_000, "got offsets from 0 to 1000"),
+        ("feature_number", 0, 9, "got 9"),
+        ("feature_number", 0, -2, "got -2"),
+        ("number_known", 0, 100_000, "got 100000"),
+        ("number_known", 0, -1, "got -1"),
+    ],
+)
+def test_a_damaged_index_is_refused(operator: str, name: str, position: int, value: int, message: str) -> None:
+    got = message_of(operator, damaged(operator, name, position, value))
+    assert re.search(f"{operator}: {name}: {message}.*build the artifact again", got), got
+
+
+@pytest.mark.parametrize("operator", ["filter_rows", "search"])
+@pytest.mark.parametrize("name", ["term_bitmap", "term_postings", "number_rows"])
+@pytest.mark.parametrize("value", [1_000_000, -1])
+def test_damage_is_found_where_a_program_touches_it(operator: str, name: str, value: int) -> None:
+    items = Items(np.ones((100, 4)), [[frozenset([1]), frozenset()] * 50, np.arange(100.0)], frequent=100)
+    code = [head(UNKNOWN), head(RANGE, 1, 2), bits(3.5), bits(60.5), head(OR)]
+    for copies in (1, 20):  # with ranges prepared, and made on the stack
+        program = words_of(code + [*code, head(OR)] * (copies - 1))
+        query = np.ones(4, np.float32)
+        given = items.arguments([Request(query), Request(query, program)], Limits(1, 5, 5))
+        if operator == "filter_rows":
+            given = {"program": given["filter"], **items.filters, "fingerprint": FINGERPRINT}
+        before = run(operator, given)
+        given[name] = torch.full_like(given[name], value)
+        if (name, value) == ("term_bitmap", -1):  # what they already are
+            assert all(map(torch.equal, before, run(operator, given)))
+            continue
+        with pytest.raises(RuntimeError, match=f"silvertriton::.*: {name}: got {value}.*build the artifact again"):
+            run(operator, given)
+
+
+def test_postings_out_of_range_or_order_do_no_harm() -> None:
+    given = arguments("filter_rows")
+    for rows in (torch.full_like(given["postings"], 2**31 - 1), given["postings"].flip(0), -given["postings"]):
+        words, _, status = ops.filter_rows(**{**given, "postings": rows.contiguous()})
+        assert (words[0] == given["valid"]).all()
+        assert status.tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("row", [-1, -(2**31), 2**31 - 1, 384])
+def test_item_rows_that_are_no_row_are_dropped(row: int) -> None:
+    """No id is found there, so nothing is excluded; all else is as it was."""
+    items = catalogue(300)
+    requests = [
+        Request(query, program, items.ids.tolist(), (6, 25))
+        for query, program in zip(
+            items.queries(np.random.default_rng(0), 2), [(0, 0), words_of([head(ALL)])], strict=True
+        )
+    ]
+    given = items.arguments(requests, LIMITS)
+    assert len(given["ids"]) == 384
+    assert run("search", given)[0].tolist() == [[-1] * 25] * 2
+    found = run("search", {**given, "item_rows": torch.full_like(given["item_rows"], row)})
+    included = [Request(request.query, request.program, (), request.limits) for request in requests]
+    for one, other in zip(found, run("search", items.arguments(included, LIMITS)), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_item_rows_of_any_kind_do_no_harm(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    given = arguments("search", batch=8)
+    for low, high, count in ((-5, 400, 300), (0, 100, 300), (0, 100, 1), (0, 100, 4000)):
+        given["item_rows"] = torch.from_numpy(generator.integers(low, high, count).astype(np.int32))
+        given["exclude"] = given["ids"][torch.from_numpy(generator.integers(0, len(given["ids"]), (8, 50)))]
+        rows, ids, scores, _, status = run("search", given)
+        assert status.tolist() == [0] * 8, f"seed {seed}"
+        assert (((rows >= 0) == (ids >= 0)) & ((rows >= 0) == (scores > -torch.inf))).all(), f"seed {seed}"
+        assert torch.equal(ids, given["ids"][rows.long()].where(rows >= 0, -1)), f"seed {seed}"
+
+
+@pytest.mark.parametrize("first", [0, 500, 990])
+def test_rows_of_numbers_that_are_no_rows_are_found_within_a_range(first: int) -> None:
+    """Between the ends of the range, where no search for them comes by."""
+    items = Items(np.ones((1000, 2)), [np.arange(1000.0)])
+    program = program_rows([[head(RANGE, 0, 2), bits(float(first)), bits(first + 2.0)]])
+    words, _, _ = ops.filter_rows(program, **items.filters, fingerprint=FINGERPRINT)
+    assert np.unpackbits(words.numpy().view(np.uint8)).sum() == 3
+    for row in (1024, -1, 2**31 - 1, -(2**31)):
+        number_rows = items.filters["number_rows"].clone()
+        number_rows[0, first + 1] = row
+        with pytest.raises(RuntimeError, match=f"number_rows: got {row}, .*build the artifact again"):
+            ops.filter_rows(program, **{**items.filters, "number_rows": number_rows}, fingerprint=FINGERPRINT)
+
+
+ENDLESS = """
+import numpy as np, torch
+from builder import ops
+from tests.kernels.catalogue import Items
+from tests.kernels.reference import Limits, Request
+ops.load()
+items = Items(np.ones((100, 4)), cluster_of=np.arange(100) % 4)
+request = Request(np.ones(4, np.float32))
+for probes, growth in ((0, 1.0), (1, 0.0)):
+    given = items.arguments([request], Limits(probes, 10, 10))
+    given["probe_growth"] = torch.tensor([growth])
+    print(*ops.search(**given)[3][0].tolist())
+"""
+
+
+def test_no_probes_end() -> None:
+    """Clusters are taken until there are enough candidates. In a process of its own, since a loop could not be left."""
+    root = Path(__file__).parents[2]
+    result = subprocess.run(
+        [sys.executable, "-c", ENDLESS], cwd=root, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert result.stdout.split("\n") == ["1 100 25 0"] * 2 + [""]
