@@ -69,8 +69,10 @@ def tune(
     The chosen defaults become those of the next version, which is otherwise the same; `write` False: nothing is
     written. `recall`: above 0 and below 1; None: the version's own target. Raises `BuilderError` where `source` is not
     what the version was exported from, where the version is damaged or of other operators, where its config.pbtxt
-    cannot be read, and for what `write_version` raises.
+    cannot be read, for another `recall`, and for what `write_version` raises.
     """
+    if recall is not None and not 0 < recall < 1:
+        raise BuilderError(f"got {recall}, expected a share above 0 and below 1", where="recall")
     if write:
         check_target(repository, model)
     path = find_version(repository, model)

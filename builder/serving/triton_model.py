@@ -3,6 +3,8 @@
 All it does is bind tensors: `model.pt` holds the whole network, the server batches, splits and answers.
 """
 
+import contextlib
+import fcntl
 import gc
 import json
 import mmap
@@ -31,12 +33,13 @@ class TritonPythonModel:
         torch.ops.load_library(os.path.join(version, "libsilvertriton_ops.so"))
         device = f"cuda:{args['model_instance_device_id']}" if args["model_instance_kind"] == "GPU" else "cpu"
         self.device = torch.device(device)
-        path = os.path.join(version, "model.pt")
-        self.network = torch.jit.load(path, map_location=self.device).eval()
-        # Each instance is a process. One alone keeps the index in memory of its own: a file has no huge pages.
         instances = sum(group["count"] for group in config["instance_group"] if group["kind"] == "KIND_CPU")
+        path = os.path.join(version, "model.pt")
         if device == "cpu" and instances > 1:
-            share(self.network, path)
+            self.network = load_shared(path)
+        else:  # alone, it keeps the index in memory of its own: a mapped file has no huge pages
+            self.network = torch.jit.load(path, map_location=self.device)
+        self.network.eval()
         self.inputs = [tensor["name"] for tensor in config["input"]]
         self.outputs = [tensor["name"] for tensor in config["output"]]
         arguments = [argument.name for argument in self.network.forward.schema.arguments[1:]]
@@ -70,6 +73,17 @@ class TritonPythonModel:
         with torch.inference_mode(), torch.jit.optimized_execution(False):
             outputs = self.network(*(torch.from_numpy(array).to(self.device) for array in inputs))
         return [output.cpu().numpy() for output in outputs]
+
+
+def load_shared(path):
+    """Load a network whose large tensors are one copy in memory for all processes that load it so."""
+    with open(path, "rb") as file:
+        # They load one after the other: each has a copy of its own until it shares.
+        with contextlib.suppress(OSError):  # not every file system locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        network = torch.jit.load(path, map_location="cpu")
+        share(network, path)
+    return network
 
 
 def share(network, path):

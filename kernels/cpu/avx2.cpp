@@ -21,8 +21,8 @@ ST_AVX2 inline __m256i add_products(__m256i sums, const int8_t* codes, __m256i q
 }
 
 ST_AVX2 int64_t scan_blocks(const int8_t* codes, const float* scales, const uint32_t* masks, int64_t blocks,
-                            int32_t first_row, const QueryCodes& query, float floor, uint64_t* hits) {
-    constexpr int64_t kAhead = 1024;
+                            int32_t first_row, const QueryCodes& query, float floor, const NextBlocks& next,
+                            uint64_t* hits) {
     const int64_t bytes = query.group_count * kBlockRows * 4;
     const __m256 floors = _mm256_set1_ps(floor);
     alignas(32) float scores[kBlockRows];
@@ -35,8 +35,11 @@ ST_AVX2 int64_t scan_blocks(const int8_t* codes, const float* scales, const uint
         for (int64_t j = 0; j < query.group_count; ++j) {
             const __m256i q = _mm256_set1_epi32(query.groups[j]);
             const int8_t* at = block + j * kBlockRows * 4;
-            _mm_prefetch(at + kAhead, _MM_HINT_T0);
-            _mm_prefetch(at + kAhead + 64, _MM_HINT_T0);
+            if (b < next.blocks) {
+                const int8_t* asked = next.codes + b * bytes + j * kBlockRows * 4;
+                _mm_prefetch(asked, _MM_HINT_T1);
+                _mm_prefetch(asked + 64, _MM_HINT_T1);
+            }
             for (int part = 0; part < 4; ++part) sums[part] = add_products(sums[part], at + 32 * part, q);
         }
         uint32_t reached = 0;

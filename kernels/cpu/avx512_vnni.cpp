@@ -20,8 +20,8 @@ ST_AVX512 inline __m512i add_products(__m512i sums, const int8_t* codes, __m512i
 }
 
 ST_AVX512 int64_t scan_blocks(const int8_t* codes, const float* scales, const uint32_t* masks, int64_t blocks,
-                              int32_t first_row, const QueryCodes& query, float floor, uint64_t* hits) {
-    constexpr int64_t kAhead = 2048;  // bytes; what follows a run is mostly read next
+                              int32_t first_row, const QueryCodes& query, float floor, const NextBlocks& next,
+                              uint64_t* hits) {
     const int64_t groups = query.group_count, bytes = groups * kBlockRows * 4;
     const __m512i bias = _mm512_set1_epi32(query.unsigned_bias);
     const __m512 floors = _mm512_set1_ps(floor);
@@ -30,16 +30,22 @@ ST_AVX512 int64_t scan_blocks(const int8_t* codes, const float* scales, const ui
     for (int64_t b = 0; b < blocks; ++b) {
         if (masks[b] == 0) continue;
         const int8_t* block = codes + b * bytes;
+        const bool ask = b < next.blocks;
+        const int8_t* asked = next.codes + b * bytes;
+        if (ask) {
+            _mm_prefetch(next.scales + b * kBlockRows, _MM_HINT_T1);
+            _mm_prefetch(next.scales + b * kBlockRows + 16, _MM_HINT_T1);
+        }
         // Even and odd groups have their own accumulators: one chain of vpdpbusd is bound by its latency.
         __m512i even0 = bias, even1 = bias, odd0 = _mm512_setzero_si512(), odd1 = odd0;
         int64_t j = 0;
         for (; j + 2 <= groups; j += 2) {
             const int8_t* at = block + j * kBlockRows * 4;
             const __m512i q0 = _mm512_set1_epi32(query.groups[j]), q1 = _mm512_set1_epi32(query.groups[j + 1]);
-            _mm_prefetch(at + kAhead, _MM_HINT_T0);
-            _mm_prefetch(at + kAhead + 64, _MM_HINT_T0);
-            _mm_prefetch(at + kAhead + 128, _MM_HINT_T0);
-            _mm_prefetch(at + kAhead + 192, _MM_HINT_T0);
+            if (ask) {
+                for (int64_t line = 0; line < 256; line += 64)
+                    _mm_prefetch(asked + j * kBlockRows * 4 + line, _MM_HINT_T1);
+            }
             even0 = add_products(even0, at, q0);
             even1 = add_products(even1, at + 64, q0);
             odd0 = add_products(odd0, at + 128, q1);

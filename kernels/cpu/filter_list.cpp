@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <string>
 #include <utility>
 
 namespace silvertriton::cpu {
@@ -22,7 +23,7 @@ Bound nothing() {
 
 Bound of_term(const Term& term) {
     if (term.bitmap != nullptr) return {};
-    return {true, true, size_of(term), {{term.first, term.last}}};
+    return {true, true, size_of(term), {{term.first, term.last, false}}};
 }
 
 Bound either(Bound a, const Bound& b) {
@@ -43,15 +44,15 @@ Bound both(Bound a, Bound b) {
 Bound of_range(const Range& range, const FilterIndex& index) {
     const int32_t* rows = index.number_rows + range.number * index.rows();
     if (range.first >= range.last) return nothing();
-    return {true, false, range.last - range.first, {{rows + range.first, rows + range.last}}};
+    return {true, false, range.last - range.first, {{rows + range.first, rows + range.last, true}}};
 }
 
 // Which of a chunk of rows satisfy a plan, one byte a row.
 class Evaluator {
   public:
-    // `all_from`: the postings that all rows are taken from, null where they come from several lists.
-    Evaluator(const Plan& plan, const FilterIndex& index, const int32_t* all_from)
-        : plan_(plan), index_(index), all_from_(all_from), cursors_(plan.terms.size()) {
+    // `all`: the postings that all rows are taken from, empty where they come from several lists.
+    Evaluator(const Plan& plan, const FilterIndex& index, const RowSpan& all)
+        : plan_(plan), index_(index), all_(all), cursors_(plan.terms.size()) {
         for (size_t t = 0; t < plan.terms.size(); ++t) cursors_[t] = plan.terms[t].first;
     }
 
@@ -108,7 +109,7 @@ class Evaluator {
         if (term.bitmap != nullptr) {
             for (int64_t i = 0; i < count_; ++i)
                 set[i] |= static_cast<uint8_t>(term.bitmap[rows_[i] / 32] >> (rows_[i] % 32) & 1);
-        } else if (term.first == all_from_) {
+        } else if (term.first == all_.first && term.last == all_.last) {
             std::fill_n(set, count_, uint8_t{1});
         } else if (count_ > 0) {
             add_postings(term.last, cursors_[static_cast<size_t>(t)], set);
@@ -151,7 +152,7 @@ class Evaluator {
 
     const Plan& plan_;
     const FilterIndex& index_;
-    const int32_t* const all_from_;
+    const RowSpan all_;
     std::vector<const int32_t*> cursors_;
     const int32_t* rows_ = nullptr;
     int64_t count_ = 0;
@@ -220,6 +221,8 @@ void list_rows(const Plan& plan, const FilterIndex& index, const Bound& bound, s
         int32_t previous = -1;
         for (const int32_t* at = span.first; at != span.last; ++at) {
             const int32_t row = static_cast<uint32_t>(*at) < end ? *at : -1;
+            if (row < 0 && span.of_number)
+                fail_inconsistent("number_rows", std::to_string(*at), "a row below " + std::to_string(end));
             rows[static_cast<size_t>(count)] = row;
             count += (row > previous) | !bound.ascending;
             previous = row > previous ? row : previous;
@@ -233,7 +236,8 @@ void list_rows(const Plan& plan, const FilterIndex& index, const Bound& bound, s
             count -= 1;
         }
     }
-    Evaluator evaluator(plan, index, bound.ascending && bound.spans.size() == 1 ? bound.spans[0].first : nullptr);
+    const bool one_list = bound.ascending && bound.spans.size() == 1;
+    Evaluator evaluator(plan, index, one_list ? bound.spans[0] : RowSpan{});
     int64_t kept = 0;
     for (int64_t start = 0; start < count; start += kChunkRows) {
         const int64_t chunk = std::min(kChunkRows, count - start);

@@ -11,6 +11,7 @@ namespace silvertriton::cpu {
 struct RowSpan {
     const int32_t* first;
     const int32_t* last;
+    bool of_number;  // not postings, but sorted by value
 };
 
 // Every row that satisfies a plan is among the rows of `spans`, `rows` in all. Not `exists`: no few rows bound it.
@@ -26,8 +27,8 @@ Bound bound_of(const Plan& plan, const FilterIndex& index);
 // Whether going through the rows of the bound costs less than masks of the whole catalogue.
 bool list_is_cheaper(const Plan& plan, const FilterIndex& index, const Bound& bound);
 
-// Writes the rows that hold an item and satisfy the plan, ascending. Rows of a damaged index that do not exist, or are
-// out of order, are left out.
+// Writes the rows that hold an item and satisfy the plan, ascending. Of a damaged index, postings that are no row or
+// out of order are left out; throws InconsistentIndex for a row of a number that is none.
 void list_rows(const Plan& plan, const FilterIndex& index, const Bound& bound, std::vector<int32_t>& rows);
 
 }  // namespace silvertriton::cpu

@@ -16,11 +16,14 @@ namespace {
 constexpr int kVectorRows = 4;
 constexpr int kVectors = kBlockRows / kVectorRows;  // one group of four components of a block
 constexpr int64_t kGroupBytes = kBlockRows * 4;
-constexpr int64_t kAhead = 1024;  // bytes; what follows a run is mostly read next
 
-inline void ask_for_group(const int8_t* at) {
-    __builtin_prefetch(at);
-    __builtin_prefetch(at + 64);
+// Into the second-level cache.
+inline void ask_for_block(const NextBlocks& next, int64_t block, int64_t bytes) {
+    if (block >= next.blocks) return;
+    const int8_t* codes = next.codes + block * bytes;
+    for (int64_t line = 0; line < bytes; line += 64) __builtin_prefetch(codes + line, 0, 2);
+    __builtin_prefetch(next.scales + block * kBlockRows, 0, 2);
+    __builtin_prefetch(next.scales + block * kBlockRows + 16, 0, 2);
 }
 
 inline int8x16_t all_lanes(int32_t group) {
@@ -70,19 +73,20 @@ ST_DOTPROD inline void add_products(int32x4_t* sums, const int8_t* codes, int8x1
 }
 
 ST_DOTPROD int64_t scan_blocks_dotprod(const int8_t* codes, const float* scales, const uint32_t* masks, int64_t blocks,
-                                       int32_t first_row, const QueryCodes& query, float floor, uint64_t* hits) {
+                                       int32_t first_row, const QueryCodes& query, float floor, const NextBlocks& next,
+                                       uint64_t* hits) {
     const int64_t groups = query.group_count, bytes = groups * kGroupBytes;
     const float32x4_t floors = vdupq_n_f32(floor);
     int64_t written = 0;
     for (int64_t b = 0; b < blocks; ++b) {
         if (masks[b] == 0) continue;
+        ask_for_block(next, b, bytes);
         const int8_t* at = codes + b * bytes;
         int32x4_t sums[kVectors];
         for (int v = 0; v < kVectors; ++v) sums[v] = vdupq_n_s32(0);
         int64_t j = 0;
         for (; j + 4 <= groups; j += 4, at += 4 * kGroupBytes) {
             const int8x16_t q = vreinterpretq_s8_s32(vld1q_s32(query.groups + j));
-            for (int g = 0; g < 4; ++g) ask_for_group(at + kAhead + g * kGroupBytes);
             add_products<0>(sums, at, q);
             add_products<1>(sums, at + kGroupBytes, q);
             add_products<2>(sums, at + 2 * kGroupBytes, q);
@@ -106,17 +110,17 @@ inline void add_products(int32x4_t* sums, const int8_t* codes, int8x16_t query) 
 }
 
 int64_t scan_blocks(const int8_t* codes, const float* scales, const uint32_t* masks, int64_t blocks, int32_t first_row,
-                    const QueryCodes& query, float floor, uint64_t* hits) {
+                    const QueryCodes& query, float floor, const NextBlocks& next, uint64_t* hits) {
     const int64_t bytes = query.group_count * kGroupBytes;
     const float32x4_t floors = vdupq_n_f32(floor);
     int64_t written = 0;
     for (int64_t b = 0; b < blocks; ++b) {
         if (masks[b] == 0) continue;
+        ask_for_block(next, b, bytes);
         const int8_t* at = codes + b * bytes;
         int32x4_t sums[kVectors];
         for (int v = 0; v < kVectors; ++v) sums[v] = vdupq_n_s32(0);
         for (int64_t j = 0; j < query.group_count; ++j, at += kGroupBytes) {
-            ask_for_group(at + kAhead);
             add_products(sums, at, all_lanes(query.groups[j]));
         }
         written += append_hits(sums, scales + b * kBlockRows, floors, masks[b],

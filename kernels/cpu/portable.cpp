@@ -21,7 +21,7 @@ void add_products(const int8_t* codes, const int8_t* query, int32_t* sums) {
 }
 
 int64_t scan_blocks(const int8_t* codes, const float* scales, const uint32_t* masks, int64_t blocks, int32_t first_row,
-                    const QueryCodes& query, float floor, uint64_t* hits) {
+                    const QueryCodes& query, float floor, const NextBlocks&, uint64_t* hits) {
     int64_t written = 0;
     for (int64_t b = 0; b < blocks; ++b) {
         if (masks[b] == 0) continue;

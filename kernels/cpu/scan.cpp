@@ -13,15 +13,10 @@ constexpr int64_t kRunBlocks = 16;
 // Rows of sparse blocks that are scored together.
 constexpr int64_t kPendingRows = 256;
 
-// Asks for the beginning of a cluster; the processor follows from there.
-void ask_for(const SearchIndex& index, int64_t cluster) {
-    constexpr int64_t kBytes = 2048, kLine = 64;
-    const int64_t block = index.filters.cluster_blocks[cluster];
-    if (block >= index.items.blocks) return;
-    const int8_t* codes = index.items.codes + block * block_bytes(index.items.dims);
-    for (int64_t byte = 0; byte < kBytes; byte += kLine) __builtin_prefetch(codes + byte);
-    __builtin_prefetch(index.items.scales + block * kBlockRows);
-    __builtin_prefetch(index.items.scales + block * kBlockRows + 16);
+// `next` from its block `offset` on.
+NextBlocks skip(const NextBlocks& next, int64_t offset, int64_t dims) {
+    if (offset >= next.blocks) return {};
+    return {next.codes + offset * block_bytes(dims), next.scales + offset * kBlockRows, next.blocks - offset};
 }
 
 // Without a filter: all rows of the index but the excluded ones. Returns `valid` or, where some are excluded, a copy.
@@ -78,7 +73,7 @@ bool split_sparse(int64_t sparse, int64_t first, int64_t blocks, uint32_t* masks
 }  // namespace
 
 void scan_run(const InstructionSet& isa, const CodeBlocks& blocks, const uint32_t* masks, int64_t first, int64_t last,
-              const QueryCodes& query, TopCandidates& best) {
+              const QueryCodes& query, const NextBlocks& next, TopCandidates& best) {
     for (int64_t block = first, count; block < last; block += count) {
         // The first floor comes as soon as possible: every row before it is a hit.
         const int64_t missing = best.missing();
@@ -87,12 +82,20 @@ void scan_run(const InstructionSet& isa, const CodeBlocks& blocks, const uint32_
         uint64_t* hits = best.tail(count * kBlockRows);
         best.grow(isa.scan_blocks(blocks.codes + block * block_bytes(blocks.dims), blocks.scales + block * kBlockRows,
                                   masks + (block - first), count, static_cast<int32_t>(block * kBlockRows), query,
-                                  best.floor(), hits));
+                                  best.floor(), skip(next, block - first, blocks.dims), hits));
     }
 }
 
+NextBlocks next_blocks(const SearchIndex& index, const Request& request, int64_t cluster) {
+    constexpr int64_t kRowsForOne = 16;  // at a smaller share most blocks are skipped or read row by row
+    if (cluster < 0 || request.listed || request.total * kRowsForOne < index.item_count) return {};
+    const int64_t first = index.filters.cluster_blocks[cluster], last = index.filters.cluster_blocks[cluster + 1];
+    return {index.items.codes + first * block_bytes(index.items.dims), index.items.scales + first * kBlockRows,
+            last - first};
+}
+
 void scan_cluster(const InstructionSet& isa, const SearchIndex& index, const Request& request, int64_t cluster,
-                  Scan& scan) {
+                  const NextBlocks& next, Scan& scan) {
     const int64_t first = index.filters.cluster_blocks[cluster], last = index.filters.cluster_blocks[cluster + 1];
     const int64_t sparse = sparse_rows(index.vectors.dims, index.items.dims);
     const bool all_fit = request.covered <= request.candidates;
@@ -118,7 +121,8 @@ void scan_cluster(const InstructionSet& isa, const SearchIndex& index, const Req
             present = masks;
             if (!split_sparse(sparse, block, count, masks, scan.pending)) continue;
         }
-        scan_run(isa, index.items, present, block, end, request.query.codes(), scan.best);
+        scan_run(isa, index.items, present, block, end, request.query.codes(),
+                 skip(next, block - first, index.items.dims), scan.best);
     }
     if (static_cast<int64_t>(scan.pending.size()) >= kPendingRows) finish_scan(isa, index, request, scan);
 }
@@ -126,8 +130,9 @@ void scan_cluster(const InstructionSet& isa, const SearchIndex& index, const Req
 void scan_clusters(const InstructionSet& isa, const SearchIndex& index, const Request& request, int64_t first,
                    int64_t last, Scan& scan) {
     for (int64_t i = first; i < last; ++i) {
-        if (i + 1 < last && !request.filtered) ask_for(index, request.taken[static_cast<size_t>(i + 1)]);
-        scan_cluster(isa, index, request, request.taken[static_cast<size_t>(i)], scan);
+        const int32_t* taken = request.taken.data() + i;
+        const NextBlocks next = next_blocks(index, request, i + 1 < last ? taken[1] : -1);
+        scan_cluster(isa, index, request, taken[0], next, scan);
     }
 }
 

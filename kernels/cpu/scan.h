@@ -47,7 +47,6 @@ struct Request {
     int64_t covered = 0;            // rows that pass in those
     TopCandidates best_clusters;
     Scan scan;
-    std::vector<uint32_t> masks;  // clusters with a passing row
     std::vector<uint64_t> order;
     std::vector<float> padded;
 
@@ -61,11 +60,14 @@ struct Request {
 
 // Scores the masked rows of blocks [first, last) from their codes.
 void scan_run(const InstructionSet& isa, const CodeBlocks& blocks, const uint32_t* masks, int64_t first, int64_t last,
-              const QueryCodes& query, TopCandidates& best);
+              const QueryCodes& query, const NextBlocks& next, TopCandidates& best);
+
+// The cluster that is scanned next, if there is one (-1) and most of it will be read.
+NextBlocks next_blocks(const SearchIndex& index, const Request& request, int64_t cluster);
 
 // Scans one cluster that the request has taken; finish_scan after the last.
 void scan_cluster(const InstructionSet& isa, const SearchIndex& index, const Request& request, int64_t cluster,
-                  Scan& scan);
+                  const NextBlocks& next, Scan& scan);
 
 // Scans taken[first .. last) of the request.
 void scan_clusters(const InstructionSet& isa, const SearchIndex& index, const Request& request, int64_t first,

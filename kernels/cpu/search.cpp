@@ -187,30 +187,30 @@ void take_all(const InstructionSet& isa, const SearchIndex& index, Request& requ
         if (passing_rows(isa, index, request, cluster) > 0) request.taken.push_back(static_cast<int32_t>(cluster));
 }
 
-// The clusters that are not empty, as a mask over the blocks of centroids.
-void mark_clusters(const SearchIndex& index, std::vector<uint32_t>& masks) {
+std::vector<uint32_t> present_clusters(const SearchIndex& index) {
     const int32_t* blocks = index.filters.cluster_blocks;
-    masks.assign(static_cast<size_t>(index.centroids.blocks), 0);
+    std::vector<uint32_t> masks(static_cast<size_t>(index.centroids.blocks), 0);
     for (int64_t c = 0; c < index.filters.clusters; ++c)
         masks[static_cast<size_t>(c / kBlockRows)] |= static_cast<uint32_t>(blocks[c + 1] > blocks[c])
                                                       << (c % kBlockRows);
+    return masks;
 }
 
 // The best clusters with a passing row until both enough clusters and enough rows are taken, or none is left.
+// `present`: the clusters that are not empty, as a mask over the blocks of centroids.
 void choose_clusters(const InstructionSet& isa, const SearchIndex& index, const SearchLimits& limits,
-                     Request& request) {
+                     const uint32_t* present, Request& request) {
     if (!request.filtered) request.total = index.item_count - static_cast<int64_t>(request.excluded.size());
     if (request.total <= std::max(limits.exact_rows, request.candidates)) {
         take_all(isa, index, request);
         return;
     }
-    mark_clusters(index, request.masks);
     const int64_t clusters = index.filters.clusters;
     const int64_t wanted = grown_probes(index, request.probes, request.total);
-    for (int64_t limit = wanted;; limit *= 2) {
+    for (int64_t limit = std::max<int64_t>(wanted, 1);; limit *= 2) {
         TopCandidates& best = request.best_clusters;
         best.reset(limit, nullptr);
-        scan_run(isa, index.centroids, request.masks.data(), 0, index.centroids.blocks, request.query.codes(), best);
+        scan_run(isa, index.centroids, present, 0, index.centroids.blocks, request.query.codes(), {}, best);
         best.cut();
         request.taken.clear();
         request.covered = 0;
@@ -273,9 +273,16 @@ void scan_group(const InstructionSet& isa, const SearchIndex& index, Request* co
                              static_cast<uint64_t>(r));
     }
     std::sort(shared.begin(), shared.end());
-    for (const uint64_t entry : shared) {
-        Request& request = *group[entry & 0xffffffffu];
-        scan_cluster(isa, index, request, static_cast<int64_t>(entry >> 32), request.scan);
+    const auto cluster_at = [&](size_t i) { return i < shared.size() ? static_cast<int64_t>(shared[i] >> 32) : -1; };
+    for (size_t i = 0, after = 0; i < shared.size(); ++i) {
+        Request& request = *group[shared[i] & 0xffffffffu];
+        const int64_t cluster = cluster_at(i);
+        NextBlocks next{};
+        if (i >= after) {  // the first request of this cluster asks for the one after it
+            for (after = i + 1; cluster_at(after) == cluster;) ++after;
+            next = next_blocks(index, request, cluster_at(after));
+        }
+        scan_cluster(isa, index, request, cluster, next, request.scan);
     }
     for (int64_t r = 0; r < count; ++r) finish_scan(isa, index, *group[r], group[r]->scan);
 }
@@ -299,7 +306,7 @@ void scan_in_parts(const InstructionSet& isa, const SearchIndex& index, std::vec
 
 // Searches requests [first, first + batch.size()).
 void search_part(const SearchRequests& requests, int64_t first, const SearchIndex& index, const SearchLimits& limits,
-                 const SearchResults& results, std::vector<Request*>& batch) {
+                 const SearchResults& results, const uint32_t* present, std::vector<Request*>& batch) {
     const InstructionSet& isa = instruction_set();
     const int64_t count = static_cast<int64_t>(batch.size()), threads = thread_count();
     const auto each = [&](const std::function<void(int64_t)>& body) {
@@ -312,7 +319,7 @@ void search_part(const SearchRequests& requests, int64_t first, const SearchInde
     each([&](int64_t i) {
         Request& request = *batch[i];
         if (request.status != kStatusOk) return;
-        choose_clusters(isa, index, limits, request);
+        choose_clusters(isa, index, limits, present, request);
         request.scan.best.reset(request.candidates, index.ids);
     });
     if (count >= threads) {
@@ -344,6 +351,7 @@ void search(const SearchRequests& requests, const SearchIndex& index, const Sear
             const SearchResults& results) {
     // Kept from call to call: memory fresh from the system costs more than a small search.
     thread_local std::vector<Request> pool;
+    const std::vector<uint32_t> present = present_clusters(index);
     bool filtered = false;
     for (int64_t b = 0; b < requests.batch; ++b) filtered |= requests.program[b * requests.program_width + 1] != 0;
     const int64_t mask_bytes = std::max<int64_t>(index.items.blocks * 4, 1);
@@ -354,7 +362,7 @@ void search(const SearchRequests& requests, const SearchIndex& index, const Sear
         if (static_cast<int64_t>(pool.size()) < count) pool.resize(static_cast<size_t>(count));
         std::vector<Request*> batch;
         for (int64_t i = 0; i < count; ++i) batch.push_back(&pool[static_cast<size_t>(i)]);
-        search_part(requests, first, index, limits, results, batch);
+        search_part(requests, first, index, limits, results, present.data(), batch);
     }
 }
 

@@ -54,7 +54,7 @@ struct FilterTensors {
 
 // The small tables are checked at each call, the large ones where a program touches them.
 FilterIndex filter_index(const Checks& checks, const FilterTensors& t, Dim& NB, Dim& C1) {
-    Dim NF("NF"), T("T"), P("P"), NBM("NBM"), NN("NN"), Q1("Q - 1");
+    Dim NF("NF"), T("T"), NP("NP"), NBM("NBM"), NN("NN"), Q1("Q - 1");
     checks.tensor("valid", t.valid, ScalarType::Int, {&NB});
     checks.range("valid", NB.value(), 0, kMaxInt32 / kBlockRows, kSplit);
     Dim R("R", NB.value() * kBlockRows, "32 NB");
@@ -65,7 +65,7 @@ FilterIndex filter_index(const Checks& checks, const FilterTensors& t, Dim& NB, 
     checks.tensor("term_bitmap", t.term_bitmap, ScalarType::Int, {&T});
     Dim T1("T + 1", T.value() + 1, "term_keys");
     checks.tensor("term_postings", t.term_postings, ScalarType::Long, {&T1});
-    checks.tensor("postings", t.postings, ScalarType::Int, {&P});
+    checks.tensor("postings", t.postings, ScalarType::Int, {&NP});
     checks.tensor("bitmaps", t.bitmaps, ScalarType::Int, {&NBM, &NB});
     checks.tensor("number_known", t.number_known, ScalarType::Int, {&NN});
     checks.tensor("number_values", t.number_values, ScalarType::Double, {&NN, &R});
@@ -96,7 +96,7 @@ FilterIndex filter_index(const Checks& checks, const FilterTensors& t, Dim& NB, 
     index.cluster_blocks = in<int32_t>(t.cluster_blocks);
     index.features = NF.value();
     index.terms = T.value();
-    index.posting_count = P.value();
+    index.posting_count = NP.value();
     index.bitmap_count = NBM.value();
     index.numbers = NN.value();
     index.buckets = Q1.value() + 1;

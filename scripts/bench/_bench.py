@@ -21,6 +21,21 @@ def use_project_python() -> None:
     sys.path.insert(0, str(ROOT))
 
 
+def vectors_and_queries(data: str, items: int, dims: int, queries: int) -> tuple[Any, Any]:
+    """Vectors [items, dims] and queries [queries, dims], float32: "clustered" of low intrinsic dimension, or "uniform"
+    on the sphere."""
+    import numpy as np
+
+    from builder.data.synthetic import synthetic_vectors
+
+    if data == "clustered":
+        return synthetic_vectors(items, dims, seed=0, queries=queries)
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((items + queries, dims), dtype=np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows[queries:], rows[:queries]
+
+
 def report(figures: dict[str, Any], ratios: dict[str, float], file: Path | None) -> None:
     """Print the figures with machine and commit; write them to `file` if there is one. `ratios` stand at the top."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -12,7 +12,15 @@ from torch import Tensor, nn
 
 from builder import oplib, ops
 
-OPERATORS = ["filter_rows", "probe", "scan", "rescore", "top_k", "force_instruction_set", "instruction_set"]
+OPERATORS = [
+    "filter_rows",
+    "search",
+    "rescore",
+    "resolve_weights",
+    "select",
+    "force_instruction_set",
+    "instruction_set",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -65,4 +73,4 @@ def test_operators_that_are_already_loaded_are_used() -> None:
         "print(ops.instruction_set())\n"
     )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert output.strip() in ("portable", "avx2", "avx512vnni")
+    assert output.strip() in ("portable", "avx2", "avx512vnni", "neon", "neon-dotprod")

@@ -112,11 +112,14 @@ def test_query_codes_are_rounded_half_to_even(projected: bool) -> None:
 
 @cache
 def equal_items() -> tuple[Items, list[Request], list[np.ndarray]]:
-    """Equal items, requests and the items that pass each of them, in the order of the results."""
+    """Equal items, requests and the items that pass each of them, in the order of the results.
+
+    Of 40 dims, so that blocks of one or two passing rows are scored otherwise than those of more, yet alike.
+    """
     members = [np.ones(700), np.arange(700) % 23 == 0, np.arange(700) % 3 > 0]
-    items = Items(np.ones((700, 8)), marks(*members), clusters=4, seed=2)
+    items = Items(np.ones((700, 40)), marks(*members), clusters=4, seed=2)
     requests = [
-        Request(np.full(8, component, np.float32), program)
+        Request(np.full(40, component, np.float32), program)
         for component in (1, -1, 0)
         for program in (NO_FILTER, EVERYTHING, marked(1), marked(2))
     ]

@@ -12,7 +12,7 @@ import torch
 
 from builder import ops
 from tests.kernels.catalogue import FINGERPRINT, Items, marked, marks, random_columns, random_request, words_of
-from tests.kernels.reference import ANY, NOT, Column, Limits, Request, head
+from tests.kernels.reference import AND, ANY, NOT, OR, RANGE, Column, Limits, Request, bits, head
 
 pytestmark = pytest.mark.usefixtures("instruction_set")
 DIMS = [1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 31, 33, 64, 100, 128, 130]
@@ -243,6 +243,43 @@ def test_a_rare_filter_takes_clusters_until_enough_rows_pass() -> None:
         assert [len(answer.rows) for answer in found] == [candidates] * 3
     found = items.check(requests, Limits(1, 100, 100), "as many candidates as rows")
     assert [answer.stats for answer in found] == [[100, 100, 100, 1]] * 3
+
+
+@cache
+def items_in_many_clusters() -> Items:
+    """Two items a cluster: so many blocks that a rare filter costs less row by row, at hundreds of rows."""
+    count = 4000
+    numbers, generator = np.arange(count), np.random.default_rng(17)
+    drawn = generator.random(count)
+    members = [drawn < share for share in (0.5, 0.07, 0.0625, 0.01)]
+    return Items(
+        generator.normal(size=(count, 5)),
+        [*marks(*members), generator.normal(size=count)],
+        clusters=count // 2,
+        cluster_of=numbers % (count // 2),
+        frequent=400,
+        seed=17,
+    )
+
+
+@pytest.mark.parametrize(("probes", "candidates"), [(1, 1), (1, 20), (40, 20), (300, 100), (2000, 260), (5, 600)])
+def test_rare_filters_over_many_clusters(probes: int, candidates: int) -> None:
+    items = items_in_many_clusters()
+    narrow = [head(RANGE, 4, 2), bits(1.0), bits(1.1)]
+    codes = [[head(ANY, feature, 1), 1] for feature in range(4)]
+    codes += [
+        [*codes[1], *codes[0], head(NOT), head(AND)],
+        [*codes[2], *narrow, head(OR)],
+        [*narrow, *codes[0], head(AND)],
+    ]
+    exclude = items.ids[::3].tolist()
+    requests = random_query_requests(items, [words_of(code) for code in codes], exclude)
+    items.check(requests, Limits(probes, candidates, 600), f"seed 17, {probes} probes, {candidates} candidates")
+
+
+def random_query_requests(items: Items, programs: list[list[int]], exclude: list[int]) -> list[Request]:
+    (query,) = items.queries(np.random.default_rng(18), 1)
+    return [Request(query, program, excluded) for program in programs for excluded in ([], exclude)]
 
 
 @pytest.mark.parametrize("exact_rows", [0, 29, 30, 31, 1000])

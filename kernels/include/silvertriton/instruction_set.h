@@ -22,15 +22,24 @@ struct QueryCodes {
     int32_t unsigned_bias;  // -128 * sum of codes: takes back the offset of codes read as unsigned bytes
 };
 
+// Blocks that are read after those of a call, asked of memory while it runs: a cluster is too short for the processor
+// to see the next one coming, and without this a scan waits for memory half of its time (docs/performance.md).
+struct NextBlocks {
+    const int8_t* codes;
+    const float* scales;
+    int64_t blocks;  // 0: nothing
+};
+
 struct InstructionSet {
     const char* name;
 
     // Scores the masked rows of `blocks` consecutive blocks ([blocks, D4, 32, 4] bytes, no alignment):
     // float(sum over components of code * query code) * scale. Appends packed_hit(score, first_row + 32 b + r) to
     // `hits` for each row whose bit is set in masks[b] and whose score is >= floor (never one that is NaN), rows
-    // ascending, and returns how many. `hits` has room for all 32 * blocks.
+    // ascending, and returns how many. `hits` has room for all 32 * blocks. `next` changes no result.
     int64_t (*scan_blocks)(const int8_t* codes, const float* scales, const uint32_t* masks, int64_t blocks,
-                           int32_t first_row, const QueryCodes& query, float floor, uint64_t* hits);
+                           int32_t first_row, const QueryCodes& query, float floor, const NextBlocks& next,
+                           uint64_t* hits);
 
     // Dot product of one fp16 row [D] with a float32 query, zero-padded to a multiple of 16 components.
     float (*dot_row)(const uint16_t* row, const float* query, int64_t dims);

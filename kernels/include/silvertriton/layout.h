@@ -78,7 +78,7 @@ struct FilterIndex {
     const int64_t* term_keys;                                                                  // [T]
     const int32_t* term_bitmap;                                                                // [T]
     const int64_t* term_postings;                                                              // [T + 1]
-    const int32_t* postings;                                                                   // [P]
+    const int32_t* postings;                                                                   // [NP]
     const uint32_t* bitmaps;                                                                   // [NBM, NB]
     const int32_t* feature_number;                                                             // [NF]
     const double* number_values;                                                               // [NN, R]
@@ -87,7 +87,7 @@ struct FilterIndex {
     const uint32_t* number_bitmaps;                                                            // [NN, Q - 1, NB]
     const uint32_t* valid;                                                                     // [NB]
     const int32_t* cluster_blocks;                                                             // [C + 1]
-    int64_t features, terms, posting_count, bitmap_count, numbers, buckets, blocks, clusters;  // NF T P NBM NN Q NB C
+    int64_t features, terms, posting_count, bitmap_count, numbers, buckets, blocks, clusters;  // NF T NP NBM NN Q NB C
 
     ST_HOST_DEVICE int64_t rows() const { return blocks * kBlockRows; }
 };

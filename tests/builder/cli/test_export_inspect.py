@@ -44,6 +44,7 @@ def test_export_says_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture
     np.save(tmp_path / "films.npy", np.random.default_rng(0).normal(size=(300, 5)).astype(np.float32))
     repository = tmp_path / "repository"
     arguments = ("export", tmp_path / "films.npy", "--repository", repository, "--model", "films", "--threads", "2")
+    arguments += ("--instances", "3")
     assert run(*arguments) == 0
     captured = capsys.readouterr()
     assert f"{repository}/films/1: 300 items, 4 clusters, " in captured.out
@@ -54,7 +55,10 @@ def test_export_says_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture
     assert report["version"] == f"{repository}/films/2"
     assert (report["index"]["items"], report["recall"]["queries"]) == (300, 300)
     assert listing(repository) == version_listing(1, 2, model="films")
-    assert 'INTRA_OP_THREAD_COUNT"\n  value {\n    string_value: "2"' in (repository / "films/config.pbtxt").read_text()
+    for name in ("config.pbtxt", "configs/pytorch.pbtxt"):
+        text = (repository / "films" / name).read_text()
+        assert 'INTRA_OP_THREAD_COUNT"\n  value {\n    string_value: "2"' in text
+        assert "instance_group {\n  count: 3\n" in text
 
 
 def test_recall_below_the_target_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -172,6 +176,8 @@ def test_a_damaged_version_is_neither_shown_nor_served(
         ("bad.npy", (), 1, "bad.npy: the vector of item 1 has a NaN"),
         ("good.npy", ("--model", "a/b"), 1, "model name 'a/b': use letters, digits"),
         ("good.npy", ("--threads", "-1"), 2, "--threads"),
+        ("good.npy", ("--instances", "0"), 2, "--instances"),
+        ("good.npy", ("--instances", "65"), 2, "--instances"),
         ("good.npy", ("--repository", "good.npy"), 2, "is a file"),
         ("bad.yaml", (), 1, "bad.yaml, index.recall: got 7"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,16 @@ import torch
 
 from builder import ops
 from builder.export.calibrate import (
+    SLIVER,
+    TIMED_QUERIES,
     Calibration,
     Truth,
+    _exact_rows,
     calibrate,
     candidates_for,
     exact_truth,
     measure_recall,
-    run,
+    median_milliseconds,
 )
 from builder.index.build import build_index
 from builder.index.projection import leading_directions
@@ -190,12 +194,44 @@ def test_candidates_for(factor: float, results: int, most: int, expected: int) -
     assert candidates_for(factor, results, most) == expected
 
 
+def test_fewer_candidates_do_not_cost_the_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loss within the sliver is taken where the recall stays above the target, and not where it would fall below."""
+    vectors, queries = clustered(11, 1000, 20, noise=0.6)
+    search = make_search(vectors, np.arange(1000), clusters=10, candidates=400)
+    truth = truth_of(search, vectors, queries)
+    recalls = {400: 0.9503, 300: 0.9501, 200: 0.9499, 150: 0.9, 120: 0.8}  # by candidates
+    assert SLIVER == 0.0005
+    monkeypatch.setattr(
+        "builder.export.calibrate.measure_recall", lambda search, truth: np.full(20, recalls[search.candidates])
+    )
+    for target, candidates in ((0.95, 300), (0.9, 200), (0.99, 200)):
+        found = calibrate(search, truth, target=target, results=100)
+        assert (found.candidates, found.recall) == (candidates, pytest.approx(recalls[candidates])), target
+
+
 def test_exact_rows_are_some_and_not_all() -> None:
-    vectors, queries = clustered(10, 20_000, 20, noise=0.6)
-    search = make_search(vectors, np.arange(20_000), clusters=200)
-    found = calibrate(search, truth_of(search, vectors, queries), target=0.9, results=AT)
-    assert search.exact_rows == found.exact_rows
-    assert 0 < found.exact_rows <= 20_000
+    vectors, queries = clustered(10, 6000, 20, noise=0.6)
+    search = make_search(vectors, np.arange(6000), clusters=60)
+    search.probes = 7
     threads = torch.get_num_threads()
-    assert run(search, queries)[3].shape == (20, 4)
+    assert 0 < _exact_rows(search, queries) <= 6000
+    assert (search.probes, torch.get_num_threads()) == (7, threads)
+    small = make_search(vectors[:3], np.arange(3), clusters=1)
+    assert _exact_rows(small, queries) == 3
+
+
+def test_the_median_time_is_of_single_queries_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors, queries = clustered(12, 500, 2 * TIMED_QUERIES, noise=0.6)
+    search = make_search(vectors, np.arange(500), clusters=5)
+    asked: list[torch.Tensor] = []
+
+    def slow(search: Search, query: torch.Tensor) -> None:
+        assert torch.get_num_threads() == 1
+        asked.append(query)
+        time.sleep(0.001 if len(asked) % 4 else 0.008)
+
+    monkeypatch.setattr("builder.export.calibrate.run", slow)
+    threads = torch.get_num_threads()
+    assert 1 <= median_milliseconds(search, queries) < 8
     assert torch.get_num_threads() == threads
+    assert torch.equal(torch.cat(asked[1:]), queries[:TIMED_QUERIES])  # after one to warm up

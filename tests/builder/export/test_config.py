@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from builder.export.config import MAX_BATCH, model_config
+from builder.errors import BuilderError
+from builder.export.config import MAX_BATCH, configured_processes, model_config
 from client.schema import Feature, Schema
 
 WITH_TOWER = Schema(
@@ -25,9 +27,13 @@ WITH_TOWER = Schema(
 WITHOUT_TOWER = Schema("v", (), (), ("score",), 0, 24, 100, 1024, 1)
 
 
-def read(schema: Schema, backend: str = "python", threads: int = 1) -> Any:
+def text(schema: Schema, backend: str = "python", threads: int = 1, instances: int = 1) -> str:
+    return model_config(schema, model="retrieval", backend=backend, threads=threads, instances=instances)
+
+
+def read(schema: Schema, backend: str = "python", threads: int = 1, instances: int = 1) -> Any:
     config = model_config_pb2.ModelConfig()
-    text_format.Parse(model_config(schema, model="retrieval", backend=backend, threads=threads), config)
+    text_format.Parse(text(schema, backend, threads, instances), config)
     return config
 
 
@@ -84,3 +90,37 @@ def test_threads_and_pytorch_parameters() -> None:
     assert pytorch.parameters["DISABLE_OPTIMIZED_EXECUTION"].string_value == "true"
     assert pytorch.parameters["INFERENCE_MODE"].string_value == "true"
     assert pytorch.parameters["ENABLE_WEIGHT_SHARING"].string_value == "true"
+
+
+@pytest.mark.parametrize("backend", ["python", "pytorch"])
+def test_instances_are_one_group_and_are_read_again(backend: str, tmp_path: Path) -> None:
+    groups = read(WITHOUT_TOWER, backend, instances=5).instance_group
+    assert [(group.count, group.kind) for group in groups] == [(5, model_config_pb2.ModelInstanceGroup.KIND_CPU)]
+    path = tmp_path / "config.pbtxt"
+    path.write_text(text(WITHOUT_TOWER, backend, threads=3, instances=5))
+    assert configured_processes(path) == (3, 5)
+
+
+def test_a_configuration_that_says_nothing_means_one(tmp_path: Path) -> None:
+    path = tmp_path / "config.pbtxt"
+    path.write_text('backend: "python"\n')
+    assert configured_processes(path) == (1, 1)
+    path.write_text("instance_group [{ count: 2 }, { count: 1 }]\n")
+    assert configured_processes(path) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "No such file"),
+        (b"no configuration", "Expected"),
+        (b"\xff", "can't decode"),
+        (b'parameters { key: "INTRA_OP_THREAD_COUNT" value { string_value: "many" } }', "invalid literal"),
+    ],
+)
+def test_a_configuration_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None, reason: str) -> None:
+    path = tmp_path / "config.pbtxt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(BuilderError, match=rf"/config.pbtxt: cannot be read: .*{reason}.*\n  Export the model again"):
+        configured_processes(path)

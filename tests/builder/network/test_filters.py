@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 
+from builder import ops
 from builder.data.columns import CategoryColumn, Column, NumberColumn, TagsColumn
 from builder.index.blocks import arrange, pack_mask
 from builder.index.filters import build_filters
-from builder.network.search import Filters
 from client import Condition, F, Feature, Schema, compile_filter, everything, matches
 from client.hashing import UNKNOWN_KEY, string_key
 
@@ -112,7 +112,7 @@ def test_kernel_equals_interpreter(instruction_set: str, seed: int) -> None:
     items = random_items(rng)
     labels = np.array([rng.choice([0, 2, 3, 6]) for _ in items], dtype=np.int32)  # clusters 1, 4 and 5 stay empty
     layout = arrange(labels, np.arange(len(items)), clusters=7)
-    filters = Filters(build_filters(columns_of(items), layout), SCHEMA.fingerprint)
+    filters = build_filters(columns_of(items), layout).tensors()
     valid = torch.from_numpy(pack_mask(layout.item_of_row >= 0))
     cluster_blocks = torch.from_numpy(layout.cluster_blocks)
     conditions = [random_condition(rng, rng.randrange(0, 5)) for _ in range(FILTERS_A_CATALOGUE)]
@@ -120,8 +120,13 @@ def test_kernel_equals_interpreter(instruction_set: str, seed: int) -> None:
     batch = np.zeros((len(programs), max(len(program) for program in programs)), dtype=np.int64)
     for row, program in enumerate(programs):
         batch[row, : len(program)] = program
-    nothing = torch.full((len(batch), 1), -1, dtype=torch.int32)
-    words, passing, status = filters(torch.from_numpy(batch), nothing, valid, cluster_blocks)
+    words, passing, status = ops.filter_rows(
+        torch.from_numpy(batch),
+        **filters,
+        valid=valid,
+        cluster_blocks=cluster_blocks,
+        fingerprint=SCHEMA.fingerprint,
+    )
     assert status.tolist() == [0] * len(batch)
     bits = np.unpackbits(words.numpy().view(np.uint8), axis=1, bitorder="little").astype(bool)
     counts = set()

@@ -6,10 +6,20 @@ import numpy as np
 import pytest
 import torch
 
+from builder import ops
 from builder.network.value import ValueModel
 from client.schema import Status
 
 NAN, INF = float("nan"), float("inf")
+
+
+@pytest.fixture(autouse=True)
+def operators() -> None:
+    ops.load()
+
+
+def good(rows: int) -> torch.Tensor:
+    return torch.zeros(rows, dtype=torch.int32)
 
 
 def test_weights_of_the_request_and_of_the_artifact() -> None:
@@ -17,7 +27,7 @@ def test_weights_of_the_request_and_of_the_artifact() -> None:
     model.weights.copy_(torch.tensor([1.0, 10.0]))
     scores = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [5.0, -6.0]]]).repeat(4, 1, 1)
     weights = torch.tensor([[NAN, NAN], [2.0, NAN], [NAN, -1.0], [0.0, 0.5]])
-    weights, status = model.check_weights(weights)
+    weights, status = model.resolve_weights(weights, good(4))
     value = model(scores, weights)
     assert value.tolist() == [[21.0, 43.0, -55.0], [22.0, 46.0, -50.0], [-1.0, -1.0, 11.0], [1.0, 2.0, -3.0]]
     assert status.tolist() == [0, 0, 0, 0]
@@ -27,11 +37,17 @@ def test_weights_of_the_request_and_of_the_artifact() -> None:
 def test_an_infinite_weight_is_the_rows_own_fault(bad: float) -> None:
     model = ValueModel(2)
     scores = torch.ones(3, 1, 2)
-    weights, status = model.check_weights(torch.tensor([[1.0, 1.0], [1.0, bad], [NAN, 3.0]]))
+    weights, status = model.resolve_weights(torch.tensor([[1.0, 1.0], [1.0, bad], [NAN, 3.0]]), good(3))
     value = model(scores, weights)
     assert status.tolist() == [0, Status.TASK_WEIGHTS, 0]
     assert value[[0, 2], 0].tolist() == [2.0, 4.0]
     assert torch.isfinite(value).all()
+
+
+def test_what_was_wrong_before_is_kept() -> None:
+    incoming = torch.tensor([Status.HISTORY, Status.HISTORY, 0], dtype=torch.int32)
+    _, status = ValueModel(1).resolve_weights(torch.tensor([[1.0], [INF], [INF]]), incoming)
+    assert status.tolist() == [Status.HISTORY, Status.HISTORY, Status.TASK_WEIGHTS]
 
 
 def test_against_a_loop() -> None:
@@ -47,6 +63,6 @@ def test_against_a_loop() -> None:
 
 def test_it_scripts() -> None:
     scripted = torch.jit.script(ValueModel(1))
-    weights, status = scripted.check_weights(torch.tensor([[3.0]]))
+    weights, status = scripted.resolve_weights(torch.tensor([[3.0]]), good(1))
     value = scripted(torch.tensor([[[2.0]]]), weights)
     assert (value.tolist(), status.tolist()) == ([[6.0]], [0])

@@ -214,10 +214,11 @@ void check_scan_blocks(Random& random, int64_t groups, int64_t blocks) {
             if (masked[row] && scores[row] >= floor)
                 expected.push_back(packed_hit(scores[row], first_row + static_cast<int32_t>(row)));
         note(expected.data(), static_cast<int64_t>(expected.size()));
+        const NextBlocks next{codes.data(), scales.data(), random.below(2) * blocks};
         for (const InstructionSet* set : sets) {
             Fenced<uint64_t> hits(rows);
             const int64_t count = set->scan_blocks(codes.data(), scales.data(), masks.data(), blocks, first_row,
-                                                   prepared, floor, hits.data());
+                                                   prepared, floor, next, hits.data());
             const std::vector<uint64_t> got(hits.data(), hits.data() + count);
             if (got == expected) continue;
             fail(*set, "scan_blocks: " + std::to_string(count) + " hits, expected " + std::to_string(expected.size()) +
