@@ -64,7 +64,7 @@ def filter_rows(
         fingerprint: the schema's; a program of another one gets status 5.
 
     Returns:
-        words [B, NB] int32 masks of passing rows, passing [B, C] int32 passing rows of each cluster, status [B] int32
+        words [B, NB] int32 masks of passing rows, passing [B] int32 how many those are, status [B] int32
         (0, 4 or 5).
     """
     words, passing, status = torch.ops.silvertriton.filter_rows(
@@ -266,7 +266,7 @@ def _fake_filter_rows(
     batch = program.shape[0]
     return (
         program.new_empty((batch, valid.shape[0]), dtype=torch.int32),
-        program.new_empty((batch, cluster_blocks.shape[0] - 1), dtype=torch.int32),
+        program.new_empty((batch,), dtype=torch.int32),
         program.new_empty((batch,), dtype=torch.int32),
     )
 

@@ -88,7 +88,7 @@ ST_AVX2 float dot_row(const uint16_t* row, const float* query, int64_t dims) {
 
 }  // namespace
 
-const InstructionSet kAvx2{"avx2", scan_blocks, dot_row, and_words, or_words, not_words, count_words, count_clusters};
+const InstructionSet kAvx2{"avx2", scan_blocks, dot_row, and_words, or_words, not_words, count_words};
 
 }  // namespace silvertriton
 

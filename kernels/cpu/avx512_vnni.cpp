@@ -99,8 +99,7 @@ ST_AVX512 float dot_row(const uint16_t* row, const float* query, int64_t dims) {
 
 }  // namespace
 
-const InstructionSet kAvx512Vnni{"avx512vnni", scan_blocks, dot_row,     and_words,
-                                 or_words,     not_words,   count_words, count_clusters};
+const InstructionSet kAvx512Vnni{"avx512vnni", scan_blocks, dot_row, and_words, or_words, not_words, count_words};
 
 }  // namespace silvertriton
 

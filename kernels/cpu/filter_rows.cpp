@@ -98,13 +98,4 @@ void list_to_mask(const std::vector<int32_t>& rows, int64_t blocks, uint32_t* wo
     for (const int32_t row : rows) words[row / kBlockRows] |= 1u << (row % kBlockRows);
 }
 
-void list_clusters(const std::vector<int32_t>& rows, const FilterIndex& index, int32_t* passing) {
-    auto row = rows.begin();
-    for (int64_t c = 0; c < index.clusters; ++c) {
-        const auto first = row;
-        while (row != rows.end() && *row < index.cluster_blocks[c + 1] * kBlockRows) ++row;
-        passing[c] = static_cast<int32_t>(row - first);
-    }
-}
-
 }  // namespace silvertriton::cpu

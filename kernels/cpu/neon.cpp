@@ -162,9 +162,9 @@ float dot_row(const uint16_t* row, const float* query, int64_t dims) {
 
 }  // namespace
 
-const InstructionSet kNeon{"neon", scan_blocks, dot_row, and_words, or_words, not_words, count_words, count_clusters};
-const InstructionSet kNeonDotprod{"neon-dotprod", scan_blocks_dotprod, dot_row,     and_words,
-                                  or_words,       not_words,           count_words, count_clusters};
+const InstructionSet kNeon{"neon", scan_blocks, dot_row, and_words, or_words, not_words, count_words};
+const InstructionSet kNeonDotprod{"neon-dotprod", scan_blocks_dotprod, dot_row,    and_words,
+                                  or_words,       not_words,           count_words};
 
 }  // namespace silvertriton
 

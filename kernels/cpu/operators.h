@@ -23,9 +23,8 @@ struct FilterRequest {
 void filter_rows(FilterRequest* requests, int64_t batch, int64_t program_width, int64_t fingerprint,
                  const FilterIndex& index);
 
-// Of rows that pass, ascending: their mask [NB], and how many of them are in each cluster [C].
+// The mask [NB] of rows that pass.
 void list_to_mask(const std::vector<int32_t>& rows, int64_t blocks, uint32_t* words);
-void list_clusters(const std::vector<int32_t>& rows, const FilterIndex& index, int32_t* passing);
 
 // The whole index; see docs/operators.md for shapes.
 struct SearchIndex {

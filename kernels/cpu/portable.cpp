@@ -72,7 +72,6 @@ inline int64_t count_pair(uint64_t pair) {
 
 }  // namespace
 
-const InstructionSet kPortable{"portable", scan_blocks, dot_row,     and_words,
-                               or_words,   not_words,   count_words, count_clusters};
+const InstructionSet kPortable{"portable", scan_blocks, dot_row, and_words, or_words, not_words, count_words};
 
 }  // namespace silvertriton

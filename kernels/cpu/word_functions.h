@@ -24,17 +24,3 @@ ST_TARGET int64_t count_words(const uint32_t* words, int64_t count) {
     for (; w < count; ++w) sums[0] += ST_COUNT_BITS(static_cast<uint64_t>(words[w]));
     return sums[0] + sums[1] + sums[2] + sums[3];
 }
-
-ST_TARGET void count_clusters(const uint32_t* words, const int32_t* cluster_blocks, int64_t clusters, int32_t* counts) {
-    for (int64_t c = 0; c < clusters; ++c) {
-        int64_t sum = 0, w = cluster_blocks[c];
-        const int64_t end = cluster_blocks[c + 1];
-        for (; w + 2 <= end; w += 2) {
-            uint64_t pair;
-            std::memcpy(&pair, words + w, sizeof pair);
-            sum += ST_COUNT_BITS(pair);
-        }
-        if (w < end) sum += ST_COUNT_BITS(static_cast<uint64_t>(words[w]));
-        counts[c] = static_cast<int32_t>(sum);
-    }
-}

@@ -127,7 +127,7 @@ std::tuple<Tensor, Tensor, Tensor> filter_rows(const Tensor& program, const Tens
                      NB, C1);
 
     Tensor words = empty({B.value(), NB.value()}, ScalarType::Int);
-    Tensor passing = empty({B.value(), index.clusters}, ScalarType::Int);
+    Tensor passing = empty({B.value()}, ScalarType::Int);
     Tensor status = empty({B.value()}, ScalarType::Int);
     std::vector<std::vector<int32_t>> rows(static_cast<size_t>(B.value()));
     std::vector<cpu::FilterRequest> requests;
@@ -138,13 +138,8 @@ std::tuple<Tensor, Tensor, Tensor> filter_rows(const Tensor& program, const Tens
     parallel_for(B.value(), 1, [&](int64_t begin, int64_t end) {
         for (int64_t b = begin; b < end; ++b) {
             const cpu::FilterRequest& request = requests[static_cast<size_t>(b)];
-            int32_t* clusters = out<int32_t>(passing) + b * index.clusters;
-            if (request.listed) {
-                cpu::list_to_mask(*request.rows, index.blocks, request.words);
-                cpu::list_clusters(*request.rows, index, clusters);
-            } else {
-                instruction_set().count_clusters(request.words, index.cluster_blocks, index.clusters, clusters);
-            }
+            if (request.listed) cpu::list_to_mask(*request.rows, index.blocks, request.words);
+            out<int32_t>(passing)[b] = static_cast<int32_t>(request.passing);
             out<int32_t>(status)[b] = request.status;
         }
     });

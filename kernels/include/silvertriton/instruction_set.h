@@ -51,9 +51,6 @@ struct InstructionSet {
 
     // Set bits of `count` words.
     int64_t (*count_words)(const uint32_t* words, int64_t count);
-
-    // counts[c] = set bits of words[cluster_blocks[c] .. cluster_blocks[c + 1]].
-    void (*count_clusters)(const uint32_t* words, const int32_t* cluster_blocks, int64_t clusters, int32_t* counts);
 };
 
 extern const InstructionSet kPortable;

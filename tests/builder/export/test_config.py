@@ -113,7 +113,7 @@ def test_a_configuration_that_says_nothing_means_one(tmp_path: Path) -> None:
     ("content", "reason"),
     [
         (None, "No such file"),
-        (b"no configuration", "Expected"),
+        (b"no configuration", "has no field named"),
         (b"\xff", "can't decode"),
         (b'parameters { key: "INTRA_OP_THREAD_COUNT" value { string_value: "many" } }', "invalid literal"),
     ],

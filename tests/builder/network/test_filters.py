@@ -134,7 +134,6 @@ def test_kernel_equals_interpreter(instruction_set: str, seed: int) -> None:
         found = sorted(layout.item_of_row[bits[row]].tolist())
         expected = [i for i, item in enumerate(items) if matches(condition, item, SCHEMA)]
         assert found == expected, f"seed {seed}: {condition}"
-        by_cluster = np.bincount(labels[expected], minlength=7) if expected else np.zeros(7)
-        assert passing[row].tolist() == by_cluster.tolist(), f"seed {seed}: {condition}"
+        assert passing[row] == len(expected), f"seed {seed}: {condition}"
         counts.add(len(expected))
     assert {0, len(items)} <= counts  # both extremes occurred

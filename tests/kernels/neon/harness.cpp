@@ -284,28 +284,35 @@ void check_dot_row(Random& random, int64_t dims) {
     }
 }
 
-void check_count_clusters(Random& random, int64_t clusters) {
-    std::vector<int32_t> bounds{0};
-    for (int64_t c = 0; c < clusters; ++c)
-        bounds.push_back(bounds.back() + static_cast<int32_t>(random.below(4) == 0 ? 0 : random.below(40)));
-    const size_t blocks = static_cast<size_t>(bounds.back());
-    Fenced<uint32_t> words(blocks);
-    for (uint32_t& word : words) word = random_mask(random);
-    Fenced<int32_t> cluster_blocks(bounds.size());
-    std::copy(bounds.begin(), bounds.end(), cluster_blocks.data());
-    std::vector<int32_t> expected;
-    for (size_t c = 0; c + 1 < bounds.size(); ++c) {
-        int32_t count = 0;
-        for (int32_t b = bounds[c]; b < bounds[c + 1]; ++b)
-            for (int bit = 0; bit < 32; ++bit) count += words[static_cast<size_t>(b)] >> bit & 1;
-        expected.push_back(count);
+void check_words(Random& random, int64_t count) {
+    const size_t size = static_cast<size_t>(count);
+    Fenced<uint32_t> a(size), b(size);
+    for (uint32_t& word : a) word = random_mask(random);
+    for (uint32_t& word : b) word = random_mask(random);
+    std::vector<uint32_t> both(size), either(size), none(size);
+    int64_t bits = 0;
+    for (size_t w = 0; w < size; ++w) {
+        both[w] = a[w] & b[w], either[w] = a[w] | b[w], none[w] = ~a[w];
+        for (int bit = 0; bit < 32; ++bit) bits += a[w] >> bit & 1;
     }
-    note(expected.data(), clusters);
+    note(both.data(), count);
+    note(&bits, 1);
     for (const InstructionSet* set : sets) {
-        Fenced<int32_t> counts(static_cast<size_t>(clusters));
-        set->count_clusters(words.data(), cluster_blocks.data(), clusters, counts.data());
-        if (!std::equal(expected.begin(), expected.end(), counts.begin()))
-            fail(*set, "count_clusters: " + std::to_string(clusters) + " clusters");
+        Fenced<uint32_t> out(size);
+        const auto check = [&](const std::vector<uint32_t>& expected, const char* what) {
+            if (!std::equal(expected.begin(), expected.end(), out.begin()))
+                fail(*set, std::string(what) + ": " + std::to_string(count) + " words");
+        };
+        set->and_words(a.data(), b.data(), count, out.data());
+        check(both, "and_words");
+        set->or_words(a.data(), b.data(), count, out.data());
+        check(either, "or_words");
+        set->not_words(a.data(), count, out.data());
+        check(none, "not_words");
+        std::copy(a.begin(), a.end(), out.begin());
+        set->and_words(out.data(), b.data(), count, out.data());
+        check(both, "and_words in place");
+        if (set->count_words(a.data(), count) != bits) fail(*set, "count_words: " + std::to_string(count) + " words");
     }
 }
 
@@ -486,7 +493,7 @@ int run() {
     for (int64_t dims = 1; dims <= 100; ++dims)
         for (int repeat = 0; repeat < 60; ++repeat) check_dot_row(random, dims);
     for (const int64_t dims : {128, 250, 768, 4099}) check_dot_row(random, dims);
-    for (const int64_t clusters : {0, 1, 2, 3, 100}) check_count_clusters(random, clusters);
+    for (const int64_t count : {0, 1, 2, 7, 8, 9, 31, 64, 100, 513}) check_words(random, count);
     for (const float magnitude : {1.0f, 1e-30f, 1e34f})
         for (const auto& [dims, code_dims] : {std::pair{8, 8}, {50, 50}, {129, 129}, {64, 24}, {96, 31}})
             check_search(random, dims, code_dims, 3 + random.below(90), magnitude);
