@@ -15,7 +15,11 @@ class ValueModel(nn.Module):
 
     def forward(self, task_scores: Tensor, weights: Tensor) -> Tensor:
         """`task_scores [B, M, T]`, `weights [B, T]` -> value `[B, M]`."""
-        return torch.bmm(task_scores, weights.unsqueeze(2)).squeeze(2)
+        # Task by task: a batched matrix product of so few tasks took 5% of a whole search of 64 requests.
+        value = task_scores[:, :, 0] * weights[:, :1]
+        for task in range(1, task_scores.size(2)):
+            value = value + task_scores[:, :, task] * weights[:, task : task + 1]
+        return value
 
     @torch.jit.export
     def resolve_weights(self, task_weights: Tensor, status: Tensor) -> tuple[Tensor, Tensor]:

@@ -187,19 +187,15 @@ void take_all(const InstructionSet& isa, const SearchIndex& index, Request& requ
         if (passing_rows(isa, index, request, cluster) > 0) request.taken.push_back(static_cast<int32_t>(cluster));
 }
 
-std::vector<uint32_t> present_clusters(const SearchIndex& index) {
-    const int32_t* blocks = index.filters.cluster_blocks;
-    std::vector<uint32_t> masks(static_cast<size_t>(index.centroids.blocks), 0);
-    for (int64_t c = 0; c < index.filters.clusters; ++c)
-        masks[static_cast<size_t>(c / kBlockRows)] |= static_cast<uint32_t>(blocks[c + 1] > blocks[c])
-                                                      << (c % kBlockRows);
+std::vector<uint32_t> all_clusters(const SearchIndex& index) {
+    std::vector<uint32_t> masks(static_cast<size_t>(index.centroids.blocks), ~0u);
+    if (const int64_t last = index.filters.clusters % kBlockRows) masks.back() = (1u << last) - 1;
     return masks;
 }
 
-// The best clusters with a passing row until both enough clusters and enough rows are taken, or none is left.
-// `present`: the clusters that are not empty, as a mask over the blocks of centroids.
+// `all` clusters: a mask over the blocks of centroids.
 void choose_clusters(const InstructionSet& isa, const SearchIndex& index, const SearchLimits& limits,
-                     const uint32_t* present, Request& request) {
+                     const uint32_t* all, Request& request) {
     if (!request.filtered) request.total = index.item_count - static_cast<int64_t>(request.excluded.size());
     if (request.total <= std::max(limits.exact_rows, request.candidates)) {
         take_all(isa, index, request);
@@ -210,7 +206,7 @@ void choose_clusters(const InstructionSet& isa, const SearchIndex& index, const 
     for (int64_t limit = std::max<int64_t>(wanted, 1);; limit *= 2) {
         TopCandidates& best = request.best_clusters;
         best.reset(limit, nullptr);
-        scan_run(isa, index.centroids, present, 0, index.centroids.blocks, request.query.codes(), {}, best);
+        scan_run(isa, index.centroids, all, 0, index.centroids.blocks, request.query.codes(), {}, best);
         best.cut();
         request.taken.clear();
         request.covered = 0;
@@ -287,6 +283,21 @@ void scan_group(const InstructionSet& isa, const SearchIndex& index, Request* co
     for (int64_t r = 0; r < count; ++r) finish_scan(isa, index, *group[r], group[r]->scan);
 }
 
+// Bounds of as many groups of consecutive requests, with about as many rows to scan each.
+std::vector<int64_t> share_out(const std::vector<Request*>& batch, int64_t groups) {
+    int64_t rows = 0, before = 0;
+    for (const Request* request : batch) rows += request->covered + 1;
+    std::vector<int64_t> bounds{0};
+    for (size_t i = 0; i < batch.size(); ++i) {
+        while (static_cast<int64_t>(bounds.size()) < groups &&
+               (2 * before + batch[i]->covered + 1) * groups >= 2 * rows * static_cast<int64_t>(bounds.size()))
+            bounds.push_back(static_cast<int64_t>(i));
+        before += batch[i]->covered + 1;
+    }
+    bounds.resize(static_cast<size_t>(groups) + 1, static_cast<int64_t>(batch.size()));
+    return bounds;
+}
+
 // Lone requests: the clusters are dealt out to the threads, each with candidates of its own.
 void scan_in_parts(const InstructionSet& isa, const SearchIndex& index, std::vector<Request*>& batch, int64_t parts) {
     std::vector<Scan> scans(batch.size() * static_cast<size_t>(parts));
@@ -306,7 +317,7 @@ void scan_in_parts(const InstructionSet& isa, const SearchIndex& index, std::vec
 
 // Searches requests [first, first + batch.size()).
 void search_part(const SearchRequests& requests, int64_t first, const SearchIndex& index, const SearchLimits& limits,
-                 const SearchResults& results, const uint32_t* present, std::vector<Request*>& batch) {
+                 const SearchResults& results, const uint32_t* all, std::vector<Request*>& batch) {
     const InstructionSet& isa = instruction_set();
     const int64_t count = static_cast<int64_t>(batch.size()), threads = thread_count();
     const auto each = [&](const std::function<void(int64_t)>& body) {
@@ -319,14 +330,15 @@ void search_part(const SearchRequests& requests, int64_t first, const SearchInde
     each([&](int64_t i) {
         Request& request = *batch[i];
         if (request.status != kStatusOk) return;
-        choose_clusters(isa, index, limits, present, request);
+        choose_clusters(isa, index, limits, all, request);
         request.scan.best.reset(request.candidates, index.ids);
     });
     if (count >= threads) {
+        const std::vector<int64_t> bounds = share_out(batch, threads);
         parallel_for(threads, 1, [&](int64_t begin, int64_t end) {
             for (int64_t t = begin; t < end; ++t)
-                scan_group(isa, index, batch.data() + count * t / threads,
-                           count * (t + 1) / threads - count * t / threads);
+                scan_group(isa, index, batch.data() + bounds[static_cast<size_t>(t)],
+                           bounds[static_cast<size_t>(t) + 1] - bounds[static_cast<size_t>(t)]);
         });
     } else {
         scan_in_parts(isa, index, batch, (threads + count - 1) / count);
@@ -351,7 +363,7 @@ void search(const SearchRequests& requests, const SearchIndex& index, const Sear
             const SearchResults& results) {
     // Kept from call to call: memory fresh from the system costs more than a small search.
     thread_local std::vector<Request> pool;
-    const std::vector<uint32_t> present = present_clusters(index);
+    const std::vector<uint32_t> clusters = all_clusters(index);
     bool filtered = false;
     for (int64_t b = 0; b < requests.batch; ++b) filtered |= requests.program[b * requests.program_width + 1] != 0;
     const int64_t mask_bytes = std::max<int64_t>(index.items.blocks * 4, 1);
@@ -362,7 +374,7 @@ void search(const SearchRequests& requests, const SearchIndex& index, const Sear
         if (static_cast<int64_t>(pool.size()) < count) pool.resize(static_cast<size_t>(count));
         std::vector<Request*> batch;
         for (int64_t i = 0; i < count; ++i) batch.push_back(&pool[static_cast<size_t>(i)]);
-        search_part(requests, first, index, limits, results, present.data(), batch);
+        search_part(requests, first, index, limits, results, clusters.data(), batch);
     }
 }
 

@@ -1,5 +1,6 @@
 // The CPU side of torch.ops.silvertriton: checks arguments, allocates outputs, calls kernels/cpu.
 
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -23,9 +24,30 @@ using torch::stable::Tensor;
 constexpr int64_t kMaxInt32 = std::numeric_limits<int32_t>::max();
 constexpr const char* kSplit = "rows and counts are int32; split the catalogue";
 
+int32_t dtype_code(ScalarType dtype) {
+    switch (dtype) {
+        case ScalarType::Int:
+            return aoti_torch_dtype_int32();
+        case ScalarType::Long:
+            return aoti_torch_dtype_int64();
+        default:
+            return aoti_torch_dtype_float32();
+    }
+}
+
+// By the shim's own function: torch::stable::empty asks the dispatcher by name, which for the eleven outputs of a small
+// search took as long as the search.
 Tensor empty(std::initializer_list<int64_t> sizes, ScalarType dtype) {
-    return torch::stable::empty({sizes.begin(), sizes.size()}, dtype, std::nullopt,
-                                torch::stable::Device(torch::headeronly::DeviceType::CPU));
+    int64_t strides[4] = {}, stride = 1;
+    for (size_t axis = sizes.size(); axis-- > 0;) {
+        strides[axis] = stride;
+        stride *= std::max<int64_t>(sizes.begin()[axis], 1);
+    }
+    AtenTensorHandle handle = nullptr;
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.begin(), strides,
+                                                           dtype_code(dtype), aoti_torch_device_type_cpu(), 0,
+                                                           &handle));
+    return Tensor(handle);
 }
 
 template <typename T>
