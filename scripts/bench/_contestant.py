@@ -23,6 +23,7 @@ import numpy as np
 
 K = 100
 GROUPS = ("0.1%", "1%", "10%", "50%", "rest")  # of the items; what a filtered search asks for
+SECONDS = {"recall": 4.0, "seconds": 2.0}  # at most, of a contestant so slow that it does not get through all queries
 Setting = dict[str, Any]
 
 
@@ -296,19 +297,25 @@ def run(
     search = contestant.prepare(setting, None if group is None else groups == group)
     parts = [np.ascontiguousarray(queries[i : i + batch]) for i in range(0, len(queries) - batch + 1, batch)]
     search(parts[0])
-    if asked["measure"] == "recall":
-        exact = np.load(folder / ("exact.npy" if group is None else f"exact_{group}.npy"))
-        found = np.concatenate([search(part) for part in parts])
-        wanted = [row[row >= 0] for row in exact[: len(found)]]
-        hits = [len(np.intersect1d(a, b)) / len(b) for a, b in zip(found, wanted, strict=True)]
-        short = sum(int((a >= 0).sum() < len(b)) for a, b in zip(found, wanted, strict=True))
-        if group is not None and any((groups[row[row >= 0]] != group).any() for row in found):
-            return {"error": "returned an item that does not pass"}
-        return {"recall": float(np.mean(hits)), "short": short}
+    found: list[np.ndarray] = []
+    least, most = asked.get("at_least", 0.0), SECONDS[asked["measure"]]
     started = time.perf_counter()
-    for part in parts:
-        search(part)
-    return {"qps": len(parts) * batch / (time.perf_counter() - started)}
+    while not found or time.perf_counter() - started < least:  # all queries, again and again
+        for part in parts:
+            if found and time.perf_counter() - started > most:
+                break
+            found.append(search(part))
+    elapsed = time.perf_counter() - started
+    if asked["measure"] == "seconds":
+        return {"qps": len(found) * batch / elapsed}
+    rows = np.concatenate(found)
+    exact = np.load(folder / ("exact.npy" if group is None else f"exact_{group}.npy"))
+    wanted = [row[row >= 0] for row in exact[: len(rows)]]
+    hits = [len(np.intersect1d(a, b)) / len(b) for a, b in zip(rows, wanted, strict=True)]
+    short = sum(int((a >= 0).sum() < len(b)) for a, b in zip(rows, wanted, strict=True))
+    if group is not None and any((groups[row[row >= 0]] != group).any() for row in rows):
+        return {"error": "returned an item that does not pass"}
+    return {"recall": float(np.mean(hits)), "queries": len(rows), "short": short}
 
 
 if __name__ == "__main__":
