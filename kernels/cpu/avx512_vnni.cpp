@@ -31,7 +31,7 @@ ST_AVX512 int64_t scan_blocks(const int8_t* codes, const float* scales, const ui
         if (masks[b] == 0) continue;
         const int8_t* block = codes + b * bytes;
         const bool ask = b < next.blocks;
-        const int8_t* asked = next.codes + b * bytes;
+        const int8_t* asked = ask ? next.codes + b * bytes : nullptr;
         if (ask) {
             _mm_prefetch(next.scales + b * kBlockRows, _MM_HINT_T1);
             _mm_prefetch(next.scales + b * kBlockRows + 16, _MM_HINT_T1);

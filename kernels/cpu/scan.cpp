@@ -33,16 +33,6 @@ const uint32_t* without_excluded(const SearchIndex& index, const Request& reques
     return copy;
 }
 
-// Bit masks of blocks [first, last) from ascending rows, of which those before `row` lie before these blocks. Returns
-// the first row past them.
-const int32_t* list_to_masks(const int32_t* row, const int32_t* rows_end, int64_t first, int64_t last,
-                             uint32_t* masks) {
-    std::fill_n(masks, last - first, 0u);
-    for (; row != rows_end && *row < last * kBlockRows; ++row)
-        masks[*row / kBlockRows - first] |= 1u << (*row % kBlockRows);
-    return row;
-}
-
 // Adds the rows of a mask without looking at them: all of them will be candidates.
 void take_rows(const uint32_t* masks, int64_t first, int64_t blocks, TopCandidates& best) {
     for (int64_t b = 0; b < blocks; ++b) {
@@ -94,30 +84,48 @@ NextBlocks next_blocks(const SearchIndex& index, const Request& request, int64_t
             last - first};
 }
 
+namespace {
+
+// The rows of one cluster where they are a list: block by block, as those of a mask, but nothing is looked at in
+// between.
+void scan_listed(const InstructionSet& isa, const SearchIndex& index, const Request& request, int64_t cluster,
+                 int64_t sparse, bool all_fit, Scan& scan) {
+    const int32_t* row = request.rows.data() + request.first_of[static_cast<size_t>(cluster)];
+    const int32_t* end = request.rows.data() + request.first_of[static_cast<size_t>(cluster) + 1];
+    while (row != end) {
+        const int32_t block = *row / static_cast<int32_t>(kBlockRows);
+        const int32_t* first = row;
+        uint32_t mask = 0;
+        for (; row != end && *row / static_cast<int32_t>(kBlockRows) == block; ++row) mask |= 1u << (*row % kBlockRows);
+        if (all_fit) {
+            take_rows(&mask, block, 1, scan.best);
+        } else if (row - first <= sparse) {
+            scan.pending.insert(scan.pending.end(), first, row);
+        } else {
+            scan_run(isa, index.items, &mask, block, block + 1, request.query.codes(), {}, scan.best);
+        }
+    }
+}
+
+}  // namespace
+
 void scan_cluster(const InstructionSet& isa, const SearchIndex& index, const Request& request, int64_t cluster,
                   const NextBlocks& next, Scan& scan) {
     const int64_t first = index.filters.cluster_blocks[cluster], last = index.filters.cluster_blocks[cluster + 1];
     const int64_t sparse = sparse_rows(index.vectors.dims, index.items.dims);
     const bool all_fit = request.covered <= request.candidates;
-    const int32_t* rows_end = request.rows.data() + request.rows.size();
-    const int32_t* row = request.listed ? std::lower_bound(request.rows.data(), rows_end, first * kBlockRows) : nullptr;
     uint32_t masks[kRunBlocks];
-    for (int64_t block = first; block < last; block += kRunBlocks) {
+    if (request.listed) scan_listed(isa, index, request, cluster, sparse, all_fit, scan);
+    for (int64_t block = request.listed ? last : first; block < last; block += kRunBlocks) {
         const int64_t end = std::min(block + kRunBlocks, last), count = end - block;
-        const uint32_t* present = masks;
-        if (request.listed) {
-            row = list_to_masks(row, rows_end, block, end, masks);
-        } else if (request.filtered) {
-            present = request.words.data() + block;
-        } else {
-            present = without_excluded(index, request, block, end, masks);
-        }
+        const uint32_t* present =
+            request.filtered ? request.words.data() + block : without_excluded(index, request, block, end, masks);
         if (all_fit) {
             take_rows(present, block, count, scan.best);
             continue;
         }
         if (request.filtered) {
-            if (present != masks) std::copy_n(present, count, masks);
+            std::copy_n(present, count, masks);
             present = masks;
             if (!split_sparse(sparse, block, count, masks, scan.pending)) continue;
         }

@@ -42,6 +42,7 @@ struct Request {
     std::vector<int32_t> excluded;  // rows, ascending
     Mask words;                     // [NB] with a filter: the rows that pass, exclusions taken out
     std::vector<int32_t> rows;      // the same as a list, ascending
+    std::vector<int32_t> first_of;  // [C + 1]: rows[first_of[c] .. first_of[c + 1]] are in cluster c
     int64_t total = 0;              // rows that pass
     std::vector<int32_t> taken;     // clusters to scan, best first
     int64_t covered = 0;            // rows that pass in those

@@ -135,13 +135,13 @@ void run_filters(const SearchRequests& requests, int64_t first, const SearchInde
 int64_t passing_rows(const InstructionSet& isa, const SearchIndex& index, const Request& request, int64_t cluster) {
     const int64_t first = index.filters.cluster_blocks[cluster], last = index.filters.cluster_blocks[cluster + 1];
     if (first == last) return 0;
-    const auto within = [&](const std::vector<int32_t>& rows) {
-        const auto begin = std::lower_bound(rows.begin(), rows.end(), first * kBlockRows);
-        return std::lower_bound(begin, rows.end(), last * kBlockRows) - begin;
-    };
-    if (request.listed) return within(request.rows);
+    const auto c = static_cast<size_t>(cluster);
+    if (request.listed) return request.first_of[c + 1] - request.first_of[c];
     if (request.filtered) return isa.count_words(request.words.data() + first, last - first);
-    return (last - first - 1) * kBlockRows + count_bits(index.filters.valid[last - 1]) - within(request.excluded);
+    const auto& excluded = request.excluded;
+    const auto begin = std::lower_bound(excluded.begin(), excluded.end(), first * kBlockRows);
+    const int64_t absent = std::lower_bound(begin, excluded.end(), last * kBlockRows) - begin;
+    return (last - first - 1) * kBlockRows + count_bits(index.filters.valid[last - 1]) - absent;
 }
 
 // Probes to take when `passing` of `items` rows pass: piecewise linear in items / passing between the powers of 4.
@@ -169,22 +169,24 @@ void list_mask(int64_t blocks, Request& request) {
     request.listed = true;
 }
 
+// Finds where the listed rows of each cluster begin.
+void split_list(const SearchIndex& index, Request& request) {
+    const int32_t* blocks = index.filters.cluster_blocks;
+    const int32_t* rows = request.rows.data();
+    const int32_t count = static_cast<int32_t>(request.rows.size());
+    request.first_of.resize(static_cast<size_t>(index.filters.clusters) + 1);
+    int32_t row = 0;
+    for (int64_t c = 0; c <= index.filters.clusters; ++c) {
+        while (row < count && rows[row] < blocks[c] * kBlockRows) ++row;
+        request.first_of[static_cast<size_t>(c)] = row;
+    }
+}
+
 // All clusters with a passing row.
 void take_all(const InstructionSet& isa, const SearchIndex& index, Request& request) {
-    const int32_t* blocks = index.filters.cluster_blocks;
     request.covered = request.total;
-    if (request.filtered && !request.listed) list_mask(index.items.blocks, request);
-    int64_t cluster = 0;
-    if (request.listed) {
-        for (auto row = request.rows.begin(); row != request.rows.end();) {
-            while (blocks[cluster + 1] * kBlockRows <= *row) ++cluster;
-            request.taken.push_back(static_cast<int32_t>(cluster));
-            while (row != request.rows.end() && *row < blocks[cluster + 1] * kBlockRows) ++row;
-        }
-        return;
-    }
-    for (; cluster < index.filters.clusters; ++cluster)
-        if (passing_rows(isa, index, request, cluster) > 0) request.taken.push_back(static_cast<int32_t>(cluster));
+    for (int64_t c = 0; c < index.filters.clusters; ++c)
+        if (passing_rows(isa, index, request, c) > 0) request.taken.push_back(static_cast<int32_t>(c));
 }
 
 std::vector<uint32_t> all_clusters(const SearchIndex& index) {
@@ -197,7 +199,10 @@ std::vector<uint32_t> all_clusters(const SearchIndex& index) {
 void choose_clusters(const InstructionSet& isa, const SearchIndex& index, const SearchLimits& limits,
                      const uint32_t* all, Request& request) {
     if (!request.filtered) request.total = index.item_count - static_cast<int64_t>(request.excluded.size());
-    if (request.total <= std::max(limits.exact_rows, request.candidates)) {
+    const bool exact = request.total <= std::max(limits.exact_rows, request.candidates);
+    if (exact && request.filtered && !request.listed) list_mask(index.items.blocks, request);
+    if (request.listed) split_list(index, request);
+    if (exact) {
         take_all(isa, index, request);
         return;
     }
