@@ -26,21 +26,17 @@ struct Work {
 void start(FilterRequest& request, int64_t program_width, int64_t fingerprint, const FilterIndex& index, Work& work) {
     work.plan = plan_filter(request.program, program_width, fingerprint, index);
     request.status = work.plan.shape.status;
-    request.listed = request.status != kStatusOk && request.rows != nullptr;
+    request.rows->clear();
+    request.listed = true;
     request.passing = 0;
-    if (request.status != kStatusOk) {
-        if (request.rows == nullptr) std::fill_n(request.words, index.blocks, 0u);
+    if (request.status != kStatusOk) return;
+    const Bound bound = bound_of(work.plan, index);
+    if (list_is_cheaper(work.plan, index, bound)) {
+        list_rows(work.plan, index, bound, *request.rows);
+        request.passing = static_cast<int64_t>(request.rows->size());
         return;
     }
-    if (request.rows != nullptr) {
-        const Bound bound = bound_of(work.plan, index);
-        if (list_is_cheaper(work.plan, index, bound)) {
-            list_rows(work.plan, index, bound, *request.rows);
-            request.passing = static_cast<int64_t>(request.rows->size());
-            request.listed = true;
-            return;
-        }
-    }
+    request.listed = false;
     work.masks = std::make_unique<MaskPlan>(work.plan, index);
 }
 

@@ -13,7 +13,7 @@ namespace silvertriton::cpu {
 struct FilterRequest {
     const int64_t* program;      // [F]
     uint32_t* words;             // [NB], written unless `listed`
-    std::vector<int32_t>* rows;  // ascending, written if `listed`; null: a mask is wanted in any case
+    std::vector<int32_t>* rows;  // ascending, written if `listed`
     bool listed;                 // written, like the rest
     int64_t passing;             // how many rows pass
     int32_t status;              // where it is not 0 nothing passes
