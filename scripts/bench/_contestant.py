@@ -170,7 +170,8 @@ class Scann:
 
         def search(queries: np.ndarray) -> np.ndarray:
             if len(queries) == 1:
-                return np.asarray(self.index.search(queries[0], K, **given)[0])[None].astype(np.int64)
+                found = np.asarray(self.index.search(queries[0], K, **given)[0]).astype(np.int64)
+                return np.pad(found, (0, K - len(found)), constant_values=-1)[None]  # it may find fewer
             batched = self.index.search_batched_parallel if self.count > 1 else self.index.search_batched
             return np.asarray(batched(queries, K, **given)[0]).astype(np.int64)
 
