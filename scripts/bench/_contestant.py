@@ -34,7 +34,7 @@ def clusters(items: int) -> int:
 
 def probes(items: int) -> list[int]:
     most = clusters(items)
-    return sorted({max(1, round(most * share)) for share in np.geomspace(0.004, 0.5, 22)})
+    return sorted({max(1, round(most * share)) for share in np.geomspace(0.004, 0.9, 25)})
 
 
 class Faiss:
