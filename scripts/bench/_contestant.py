@@ -12,6 +12,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -198,19 +199,19 @@ class SilverTriton:
         self.contexts.enter_context(torch.jit.optimized_execution(False))
         ops.load()
         repository = folder / "repository"
-        if not repository.exists():
-            groups = np.load(folder / "groups.npy")
-            names = pa.array(np.array(GROUPS)[groups].tolist())
-            pq.write_table(pa.table({"id": np.arange(len(vectors)), "share": names}), folder / "items.parquet")
-            (folder / "retrieval.yaml").write_text(
-                "name: bench\n"
-                "data:\n"
-                "  items: {path: items.parquet, id: id, features: [{name: share, kind: category, filter: true}]}\n"
-                "embeddings: {path: vectors.npy, samples: samples.npy}\n"
-                "index: {recall: 0.95}\n"
-            )
-            torch.set_num_threads(os.cpu_count() or 1)
-            export(read_source(folder / "retrieval.yaml"), repository)
+        shutil.rmtree(repository, ignore_errors=True)  # made by what the builder was then
+        groups = np.load(folder / "groups.npy")
+        names = pa.array(np.array(GROUPS)[groups].tolist())
+        pq.write_table(pa.table({"id": np.arange(len(vectors)), "share": names}), folder / "items.parquet")
+        (folder / "retrieval.yaml").write_text(
+            "name: bench\n"
+            "data:\n"
+            "  items: {path: items.parquet, id: id, features: [{name: share, kind: category, filter: true}]}\n"
+            "embeddings: {path: vectors.npy, samples: samples.npy}\n"
+            "index: {recall: 0.95}\n"
+        )
+        torch.set_num_threads(os.cpu_count() or 1)
+        export(read_source(folder / "retrieval.yaml"), repository)
         version = next((repository / "retrieval").glob("[0-9]*"))
         self.manifest = read_manifest(version)
         self.network = torch.jit.load(str(version / "model.pt")).eval()
