@@ -28,6 +28,10 @@ SECONDS = {"recall": 4.0, "seconds": 2.0}  # at most, of a contestant so slow th
 Setting = dict[str, Any]
 
 
+class Unsupported(Exception):
+    """The library cannot do what is asked; the benchmark prints so and goes on without it."""
+
+
 def clusters(items: int) -> int:
     """Inverted lists for the peers that take them: a power of two near 2 sqrt(N)."""
     return 1 << round(np.log2(2 * np.sqrt(items)))
@@ -136,7 +140,7 @@ class Usearch:
 
     def prepare(self, setting: Setting, passing: np.ndarray | None) -> Callable[[np.ndarray], np.ndarray]:
         if passing is not None:
-            raise NotImplementedError("its Python interface takes no predicate")
+            raise Unsupported("its Python interface takes no predicate")
         self.index.expansion_search = setting["ef"]
 
         def search(queries: np.ndarray) -> np.ndarray:
@@ -166,7 +170,7 @@ class Scann:
 
     def prepare(self, setting: Setting, passing: np.ndarray | None) -> Callable[[np.ndarray], np.ndarray]:
         if passing is not None:
-            raise NotImplementedError("it has no filters")
+            raise Unsupported("it has no filters")
         given = {"leaves_to_search": setting["probes"], "pre_reorder_num_neighbors": setting["reorder"]}
 
         def search(queries: np.ndarray) -> np.ndarray:
@@ -283,7 +287,7 @@ def main() -> None:
         asked = json.loads(line)
         try:
             answer(**run(contestant, queries, groups, folder, asked))
-        except (NotImplementedError, RuntimeError, TypeError) as error:
+        except (Unsupported, RuntimeError, TypeError) as error:
             answer(error=str(error).strip().splitlines()[-1])
 
 

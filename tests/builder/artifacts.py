@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,26 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
+from builder.cli.main import main
 from builder.config import Config
 from builder.export.artifact import export
 from builder.export.sources import from_embeddings
 
 DIMS = 8
 VERSION_FILES = ["libsilvertriton_ops.so", "manifest.json", "model.pt", "model.py"]
+
+
+def run(*arguments: object) -> int:
+    """The exit code of `builder ARGUMENTS`; what it prints is captured by capsys."""
+    before = sys.argv
+    sys.argv = ["builder", *map(str, arguments)]
+    try:
+        main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    finally:
+        sys.argv = before
+    return 0
 
 
 def listing(folder: Path) -> list[str]:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from builder.cli import main as module
-from tests.builder.artifacts import listing, version_listing, write_config, write_items
+from tests.builder.artifacts import listing, run, version_listing, write_config, write_items
 
 
 @pytest.fixture(scope="module")
@@ -25,19 +23,6 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
         config = write_config(folder, np.eye(3, dims, dtype=np.float32), data)
         assert run("export", config, "--repository", folder / "repository") == 0
     return folder
-
-
-def run(*arguments: object) -> int:
-    """The exit code of `builder ARGUMENTS`; what it prints is captured by capsys."""
-    before = sys.argv
-    sys.argv = ["builder", *map(str, arguments)]
-    try:
-        module.main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    finally:
-        sys.argv = before
-    return 0
 
 
 def test_export_says_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,29 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from builder.cli import main as module
 from builder.export import calibrate
 from builder.export.manifest import read_manifest
-from tests.builder.artifacts import listing, version_listing, write_config
-
-
-def run(*arguments: object) -> int:
-    """The exit code of `builder ARGUMENTS`; what it prints is captured by capsys."""
-    before = sys.argv
-    sys.argv = ["builder", *map(str, arguments)]
-    try:
-        module.main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    finally:
-        sys.argv = before
-    return 0
+from tests.builder.artifacts import listing, run, version_listing, write_config
 
 
 @pytest.fixture(scope="module")
