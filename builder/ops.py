@@ -101,7 +101,8 @@ def search(
     item_rows: Tensor,
     centroid_codes: Tensor,
     centroid_scales: Tensor,
-    probe_growth: Tensor,
+    centroid_spreads: Tensor,
+    reach: Tensor,
     feature_terms: Tensor,
     term_keys: Tensor,
     term_bitmap: Tensor,
@@ -131,7 +132,7 @@ def search(
         status: [B] int32, what is wrong with a request already, 0 for nothing.
         projection .. cluster_blocks: the index, see docs/operators.md.
         fingerprint: the schema's.
-        probes, candidates: what a request gets that asks for nothing.
+        probes, candidates: what a request gets that asks for nothing; 0 probes: as many as may hold a candidate.
         max_candidates: M, the width of the results and the most a request may ask for.
         exact_rows: when at most that many items pass, all of them are scanned.
 
@@ -153,7 +154,8 @@ def search(
         item_rows,
         centroid_codes,
         centroid_scales,
-        probe_growth,
+        centroid_spreads,
+        reach,
         feature_terms,
         term_keys,
         term_bitmap,
@@ -285,7 +287,8 @@ def _fake_search(
     item_rows: Tensor,
     centroid_codes: Tensor,
     centroid_scales: Tensor,
-    probe_growth: Tensor,
+    centroid_spreads: Tensor,
+    reach: Tensor,
     feature_terms: Tensor,
     term_keys: Tensor,
     term_bitmap: Tensor,
@@ -306,10 +309,11 @@ def _fake_search(
     exact_rows: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     batch = query.shape[0]
+    width = torch.library.get_ctx().new_dynamic_size(max=max(max_candidates, 2))  # it refuses a smaller bound
     return (
-        status.new_empty((batch, max_candidates)),
-        exclude.new_empty((batch, max_candidates)),
-        query.new_empty((batch, max_candidates)),
+        status.new_empty((batch, width)),
+        exclude.new_empty((batch, width)),
+        query.new_empty((batch, width)),
         status.new_empty((batch, 4)),
         status.new_empty((batch,)),
     )

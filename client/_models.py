@@ -25,7 +25,7 @@ class Request:
     `exclude`: item ids never to return. Ids that are not in the catalogue are ignored.
     `k`: results wanted, 1 to `max_results` (the default).
     `task_weights`: task name -> finite weight in the final score; tasks left out keep the artifact's.
-    `probes`: least number of clusters to search, 1 to `clusters`.
+    `probes`: how many clusters to search, 1 to `clusters`; more where those hold fewer items than are wanted.
     `candidates`: rows to rescore and rank, 1 to `max_candidates`; fewer than `k` candidates are as many results.
 
     `history` and `exclude` take any iterable of non-negative ints; a generator is used up by the first call.

@@ -51,7 +51,7 @@ def command(source: Path, repository: Path, model: str, threads: int, instances:
         click.echo(json.dumps({"version": str(version), "recall": recall.model_dump(), "index": index.model_dump()}))
         return
     click.echo(
-        f"{version}: {index.items:,} items, {index.clusters:,} clusters, {index.probes:,} probed by default: "
+        f"{version}: {index.items:,} items, {index.clusters:,} clusters, {index.mean_probes:,.1f} probed by default: "
         f"recall@{recall.at} {recall.measured:.4f} over {recall.queries} queries ({recall.source})"
     )
     if recall.measured < recall.target:

@@ -53,7 +53,7 @@ def _show(manifest: Manifest, title: str) -> None:
     facts.add_row("items", f"{index.items:,} of {index.dims} dims, found by codes of {index.code_dims}")
     fewest, median, most = index.cluster_items
     facts.add_row("clusters", f"{index.clusters:,} of {fewest:,} to {most:,} items, median {median:,}")
-    facts.add_row("default", f"{index.probes:,} probes, {index.candidates:,} candidates")
+    facts.add_row("default", f"{index.mean_probes:,.1f} clusters probed on average, {index.candidates:,} candidates")
     facts.add_row(
         "recall",
         f"{recall.measured:.4f} at {recall.at}, target {recall.target}: {recall.queries:,} queries, "

@@ -29,8 +29,8 @@ def command(source: Path, repository: Path, model: str, recall: float | None, dr
     """Choose the defaults of the newest version of a model for another recall.
 
     SOURCE is what the version was exported from: its held-out queries measure recall against exact search. Shows what
-    fewer and more probes and candidates find, and how long a search takes for one query on one thread. The chosen
-    defaults become those of the next version, which is otherwise equal; the version before stays, to return to.
+    less and more reach and fewer and more candidates find, and how long a search takes for one query on one thread. The
+    chosen defaults become those of the next version, which is otherwise equal; the version before stays, to return to.
     Nothing is trained or built again.
     """
     from builder.export.sources import read_source
@@ -48,12 +48,14 @@ def command(source: Path, repository: Path, model: str, recall: float | None, dr
         }
         click.echo(json.dumps(figures))
     else:
-        table = Table("probes", "candidates", f"recall@{found.at}", "ms", "", box=None, padding=(0, 2, 0, 0))
+        columns = ("reach", "candidates", "clusters", f"recall@{found.at}", "ms", "")
+        table = Table(*columns, box=None, padding=(0, 2, 0, 0))
         for point in tuned.curve:
             mark = "chosen" if point == tuned.chosen else ""
             table.add_row(
-                f"{point.probes:,}",
+                f"{point.reach:.3f}",
                 f"{point.candidates:,}",
+                f"{point.probes:,.1f}",
                 f"{point.recall:.4f}",
                 f"{point.milliseconds:.3f}",
                 mark,
@@ -65,7 +67,7 @@ def command(source: Path, repository: Path, model: str, recall: float | None, dr
         )
     if found.measured < found.target:
         click.echo(
-            f"warning: below the target of {found.target}, though every cluster is probed; "
+            f"warning: below the target of {found.target}, whatever is probed; "
             "export again with more index.candidates or index.code_dims",
             err=True,
         )

@@ -130,7 +130,6 @@ def export(
     search = Search(
         index,
         fingerprint=schema.fingerprint,
-        probes=index.clusters,
         candidates=candidates_for(CANDIDATES[-1], settings.results, settings.max_candidates),
         max_candidates=settings.max_candidates,
     )
@@ -187,9 +186,10 @@ def _statistics(index: Index, search: Search, source: Source, calibration: Calib
             index.projection,
             index.centroid_codes,
             index.centroid_scales,
+            index.centroid_spreads,
             index.cluster_blocks,
         ],
-        "probe growth": [search.probe_growth],
+        "reach": [search.reach],
         "filters": [*index.filters.tensors().values(), index.valid],
         "forward columns": list(index.forward.values()),
     }
@@ -202,7 +202,8 @@ def _statistics(index: Index, search: Search, source: Source, calibration: Calib
         probes=search.probes,
         candidates=search.candidates,
         exact_rows=search.exact_rows,
-        probe_growth=calibration.probe_growth,
+        reach=calibration.reach,
+        mean_probes=calibration.mean_probes,
         bytes={name: sum(tensor.nbytes for tensor in tensors) for name, tensors in groups.items()},
     )
 

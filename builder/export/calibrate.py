@@ -1,4 +1,4 @@
-"""Chooses what a request gets that asks for nothing: probes and candidates, from recall and cost as measured."""
+"""Chooses what a request gets that asks for nothing: reach and candidates, from recall and cost as measured."""
 
 from __future__ import annotations
 
@@ -16,28 +16,36 @@ from torch import Tensor
 
 from builder.data.vectors import VectorSource
 from builder.evaluation.exact import exact_search
+from builder.index.blocks import BLOCK
 from builder.index.kmeans import directions
 from builder.network.search import Search
 
 QUERIES_PER_CALL = 16
-PROBE_STEP = 1.05  # factor on the probes, while what the search finds falls short of the target
+REACH_STEP, REACH_STEPS = 0.25, 16  # standard deviations: what is tried at first, on either side of what is expected
+REACH_EXACT = 0.01  # where the search for the least reach ends
+MOST_REACH = 20.0
+WIDE = 0.999  # of the results: what the candidates are chosen with, so that clusters miss none worth the name
 MARGIN = 2.0  # standard errors above the target, so that other queries reach it too
-CANDIDATES = (1.2, 1.5, 2.0, 3.0, 4.0)  # for each result; the last is what the probes are chosen with
+CANDIDATES = (1.2, 1.5, 2.0, 3.0, 4.0)  # for each result; the last is what the others are compared with
 FEWEST_CANDIDATES = 64  # fewer save nothing that could be measured
 SLIVER = 0.0005  # of recall that fewer candidates may cost
-GROWTH_ITEMS, GROWTH_QUERIES = 200_000, 64  # sample that the growth of probes is measured on
+SHARE_ITEMS, SHARE_QUERIES = 200_000, 64  # sample on which the reach by the share of items that pass is measured
 TIMED_QUERIES = 200  # of 1,000: a second in all where a search takes 5 ms
-GROWTH_STEPS = 12  # powers of 4: 4^12 is a 16-millionth of the items
+SHARE_STEPS = 12  # powers of 4: 4^12 is a 16-millionth of the items
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """`recall`: at the top `at`, measured through the operators with these defaults over `queries` queries."""
+    """`recall`: at the top `at`, measured through the operators with these defaults over `queries` queries.
+
+    `probes` 0: as many as `reach` says, `mean_probes` of them on average.
+    """
 
     probes: int
     candidates: int
     exact_rows: int
-    probe_growth: tuple[float, ...]
+    reach: tuple[float, ...]
+    mean_probes: float
     recall: float
     at: int
     queries: int
@@ -70,28 +78,33 @@ def calibrate(
     probes: int | None = None,
     candidates: int | None = None,
 ) -> Calibration:
-    """Find the fewest probes and candidates that surely reach `target` recall, set them in `search`, return them.
+    """Find the least reach and the fewest candidates that surely find `target` recall; set and return them.
 
     Surely: the mean over the queries lies `MARGIN` standard errors above the target, because it holds for the queries
-    that chose the probes and should hold for others. Also measures `exact_rows` and `probe_growth` and sets them.
+    that chose the reach and should hold for others. Also measures `exact_rows` and sets it.
 
     `results`: the most that a request gets; `probes`, `candidates` not None: taken as they are. A result counts as
     found when its exact score reaches the last exact score of `truth`, so ties count alike.
     """
+    search.probes = probes or 0
     search.candidates = candidates or candidates_for(CANDIDATES[-1], results, search.max_candidates)
-    search.probe_growth = _probe_growth(search, truth, target)
     search.exact_rows = _exact_rows(search, truth.queries)
-    search.probes = probes or _probes_that_hold(search, truth, target)
-    recalls = measure_recall(search, truth)
-    while probes is None and _sure(recalls) < target and search.probes < search.clusters:
-        search.probes = min(search.clusters, int(search.probes * PROBE_STEP) + 1)
-        recalls = measure_recall(search, truth)
     if candidates is None:
-        recalls = _fewer_candidates(search, truth, recalls, target, results)
-    growth = tuple(round(float(factor), 3) for factor in search.probe_growth)
-    recall = float(recalls.mean())
+        search.reach = _reach_by_share(search, truth, WIDE)
+        _fewer_candidates(search, truth, target, results)
+    search.reach = _reach_by_share(search, truth, target)
+    if probes is None:
+        search.reach = search.reach + _missing_reach(search, truth, target)
+    recalls = measure_recall(search, truth)
     return Calibration(
-        search.probes, search.candidates, search.exact_rows, growth, recall, truth.at, len(truth.queries)
+        search.probes,
+        search.candidates,
+        search.exact_rows,
+        tuple(round(float(reach), 3) for reach in search.reach),
+        round(mean_probes(search, truth), 1),
+        float(recalls.mean()),
+        truth.at,
+        len(truth.queries),
     )
 
 
@@ -147,76 +160,92 @@ def _sure(recalls: NDArray[np.float64]) -> float:
     return float(recalls.mean() - MARGIN * recalls.std() / len(recalls) ** 0.5)
 
 
-def _fewer_candidates(
-    search: Search, truth: Truth, recalls: NDArray[np.float64], target: float, results: int
-) -> NDArray[np.float64]:
-    """Set the fewest candidates that cost neither recall worth the name nor the target; returns the recalls."""
-    most, least = search.candidates, recalls.mean() - SLIVER
-    if recalls.mean() >= target:
-        least = max(least, target)
+def _fewer_candidates(search: Search, truth: Truth, target: float, results: int) -> None:
+    """Set the fewest candidates that cost neither recall worth the name nor the target."""
+    most, recall = search.candidates, measure_recall(search, truth).mean()
+    least = max(recall - SLIVER, target) if recall >= target else recall - SLIVER
     for factor in CANDIDATES[:-1]:
         search.candidates = candidates_for(factor, results, search.max_candidates)
-        fewer = measure_recall(search, truth)
-        if fewer.mean() >= least:
-            return fewer
+        if search.candidates >= most or measure_recall(search, truth).mean() >= least:
+            return
     search.candidates = most
-    return recalls
 
 
-def _cluster_ranks(search: Search, queries: Tensor) -> NDArray[np.int32]:
-    """Which place each cluster takes for each query: [Q, C]."""
-    blocks, groups, _, _ = search.centroid_codes.shape
-    codes = search.centroid_codes.permute(0, 2, 1, 3).reshape(blocks * 32, groups * 4).to(torch.float32)
-    centroids = (codes * search.centroid_scales.view(-1, 1))[: search.clusters]
-    projected = queries @ search.projection if len(search.projection) else queries
-    scores = torch.nn.functional.pad(projected, (0, groups * 4 - projected.shape[1])) @ centroids.T
-    empty = (search.cluster_blocks[1:] == search.cluster_blocks[:-1])[None]
-    order = scores.masked_fill(empty, -torch.inf).argsort(dim=1, descending=True, stable=True)
-    ranks = np.empty(order.shape, dtype=np.int32)
-    np.put_along_axis(ranks, order.numpy(), np.arange(search.clusters, dtype=np.int32)[None, :], axis=1)
-    return ranks
+def _missing_reach(search: Search, truth: Truth, target: float) -> float:
+    """What must be added to the reach (or, if negative, can be taken off it) to just surely find `target` recall.
+
+    Where no reach does, because of too few candidates or of codes that order too badly: what finds all but a sliver of
+    what can be found.
+    """
+    expected = search.reach
+
+    def recall(added: float) -> float:
+        search.reach = expected + added
+        return _sure(measure_recall(search, truth))
+
+    bounds = [REACH_STEP * step for step in range(-REACH_STEPS, REACH_STEPS + 1)]
+    target = min(target, recall(bounds[-1]) - SLIVER)
+    middle = REACH_STEPS
+    while middle < len(bounds) - 1 and recall(bounds[middle]) < target:
+        middle += 1
+    while middle > 0 and recall(bounds[middle - 1]) >= target:
+        middle -= 1
+    low, high = bounds[max(middle - 1, 0)], bounds[middle]
+    while high - low > REACH_EXACT:
+        between = (low + high) / 2
+        low, high = (low, between) if recall(between) >= target else (between, high)
+    search.reach = expected
+    return high
 
 
 def _cluster_of_item(search: Search, truth: Truth) -> NDArray[np.int64]:
     """The cluster of each position in the catalogue [N]."""
     rows = search.item_rows.numpy()
     clusters = np.empty(len(rows), dtype=np.int64)
-    clusters[truth.position_of_row[rows]] = np.searchsorted(search.cluster_blocks.numpy(), rows // 32, side="right") - 1
+    first_blocks = search.cluster_blocks.numpy()
+    clusters[truth.position_of_row[rows]] = np.searchsorted(first_blocks, rows // BLOCK, side="right") - 1
     return clusters
 
 
-def _probes_for(ranks: NDArray[np.int32], clusters: NDArray[np.int64], target: float) -> int:
-    """The fewest probes whose clusters hold `target` of the results: `ranks [Q, C]`, `clusters [Q, k]` of results."""
-    needed = np.sort(np.take_along_axis(ranks, clusters, axis=1), axis=None)
-    return int(needed[min(len(needed) - 1, int(np.ceil(target * len(needed))))]) + 1
+def _reach_by_share(search: Search, truth: Truth, target: float) -> Tensor:
+    """Within how many standard deviations of their clusters' means `target` of the results lie when 4^-g of the items
+    pass, [G] float32.
 
-
-def _probes_that_hold(search: Search, truth: Truth, target: float) -> int:
-    return _probes_for(_cluster_ranks(search, truth.queries), _cluster_of_item(search, truth)[truth.items], target)
-
-
-def _probe_growth(search: Search, truth: Truth, target: float) -> Tensor:
-    """How many times the probes are needed when 4^-g of the items pass, [G] float32, [0] = 1, never falling.
-
-    The best k of a random 4^-g of the items are spread over the best 4^g k of all, so the probes are counted that hold
-    `target` of those. Measured on a sample of the items.
+    The best k of a random 4^-g of the items are spread over the best 4^g k of all, so it is measured on those: on all
+    items for g = 0, on a sample of them beyond.
     """
-    total = len(search.item_rows)
-    items = np.sort(np.random.default_rng(0).permutation(total)[:GROWTH_ITEMS])
-    queries = truth.queries[:GROWTH_QUERIES]
-    scores = queries @ torch.from_numpy(np.asarray(truth.vectors[items], dtype=np.float32)).T
-    best_first = scores.argsort(dim=1, descending=True).numpy()
-    ranks, clusters = _cluster_ranks(search, queries), _cluster_of_item(search, truth)[items]
-    growth: list[float] = []
-    first = 0
-    for g in range(GROWTH_STEPS):
-        count = max(1, round(truth.at * 4**g * len(items) / total))
-        if g > 0 and count > len(items) // 4:
-            break
-        needed = _probes_for(ranks, clusters[best_first[:, :count]], target)
-        first = needed if g == 0 else first
-        growth.append(max(needed / first, *growth, 1.0))
-    return torch.tensor(growth, dtype=torch.float32)
+    total, clusters = len(search.item_rows), _cluster_of_item(search, truth)
+    reach = [_needed_reach(search, truth.queries, clusters[truth.items], truth.floor, target)]
+    items = np.sort(np.random.default_rng(0).permutation(total)[:SHARE_ITEMS])
+    counts = [round(truth.at * 4**g * len(items) / total) for g in range(1, SHARE_STEPS)]
+    counts = [count for count in counts if 1 <= count <= len(items) // 4]
+    if counts:
+        queries = truth.queries[:SHARE_QUERIES]
+        vectors = torch.from_numpy(np.asarray(truth.vectors[items], dtype=np.float32))
+        scores, best = (queries @ vectors.T).topk(counts[-1], dim=1)
+        found = clusters[items][best.numpy()]
+        reach += [_needed_reach(search, queries, found[:, :n], scores[:, n - 1], target) for n in counts]
+    return torch.tensor(reach, dtype=torch.float32)
+
+
+def _needed_reach(search: Search, queries: Tensor, found: NDArray[np.int64], floor: Tensor, target: float) -> float:
+    """The reach that takes `target` of the clusters `found [Q, k]`, those of results that score `floor [Q]` or more."""
+    blocks, groups, _, _ = search.centroid_codes.shape
+    codes = search.centroid_codes.permute(0, 2, 1, 3).reshape(blocks * BLOCK, groups * 4).to(torch.float32)
+    means = codes * search.centroid_scales.view(-1, 1)
+    projected = queries @ search.projection if len(search.projection) else queries
+    scores = torch.nn.functional.pad(projected, (0, groups * 4 - projected.shape[1])) @ means.T
+    clusters = torch.from_numpy(found)
+    deviations = projected.norm(dim=1)[:, None] * search.centroid_spreads.flatten()[clusters]
+    needed = (floor[:, None] - scores.gather(1, clusters)) / deviations
+    needed = needed.nan_to_num(0.0).clamp(-MOST_REACH, MOST_REACH).flatten().sort().values
+    return float(needed[min(len(needed) - 1, int(np.ceil(target * len(needed))))])
+
+
+def mean_probes(search: Search, truth: Truth) -> float:
+    """Clusters that a query scans on average with the defaults that `search` has."""
+    parts = truth.queries.split(QUERIES_PER_CALL)
+    return sum(int(run(search, part)[3][:, 0].sum()) for part in parts) / len(truth.queries)
 
 
 def median_milliseconds(search: Search, queries: Tensor) -> float:

@@ -15,7 +15,7 @@ from client.errors import SchemaError
 from client.schema import Schema
 
 FORMAT = 1
-OPERATORS = 2  # raised whenever the schema of an operator changes
+OPERATORS = 3  # raised whenever the schema of an operator changes
 MANIFEST = "manifest.json"
 MODEL_FILE, CODE_FILE, LIBRARY_FILE = "model.pt", "model.py", "libsilvertriton_ops.so"
 _HASH_CHUNK = 1 << 20
@@ -42,7 +42,8 @@ class Recall(_Section):
 
 class IndexStatistics(_Section):
     """`code_dims`: dims of the codes that find candidates. `cluster_items`: fewest, median and most items of a cluster.
-    `exact_rows`, `probe_growth`: see docs/operators.md. `bytes`: by group of tensors.
+    `probes` 0: as many as may hold a candidate, `mean_probes` on average. `exact_rows`, `reach`: see docs/operators.md.
+    `bytes`: by group of tensors.
     """
 
     items: int
@@ -53,7 +54,8 @@ class IndexStatistics(_Section):
     probes: int
     candidates: int
     exact_rows: int
-    probe_growth: tuple[float, ...]
+    reach: tuple[float, ...]
+    mean_probes: float
     bytes: dict[str, int]
 
 

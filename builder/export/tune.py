@@ -21,6 +21,7 @@ from builder.export.calibrate import (
     calibrate,
     candidates_for,
     exact_truth,
+    mean_probes,
     measure_recall,
     median_milliseconds,
 )
@@ -29,7 +30,7 @@ from builder.export.manifest import MODEL_FILE, OPERATORS, Manifest, Recall, ver
 from builder.export.repository import check_target, find_version, write_version
 from builder.index.build import Step
 
-PROBES = (0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)  # times the chosen ones: the curve
+REACH = (-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5)  # beside the chosen one: the curve
 COMPARED = 16_384  # vectors at a time: 8 MiB of float32 at 128 dims
 SAME = 1e-3  # of a row's largest component; float16 rounds by half of that at most
 NOTHING = 2e-36  # a row of smaller components is stored as zero
@@ -37,17 +38,19 @@ NOTHING = 2e-36  # a row of smaller components is stored as zero
 
 @dataclass(frozen=True)
 class Point:
-    """What a setting measures. `milliseconds`: of the search for one query on one thread, median, on this machine."""
+    """What a setting measures. `reach`: where all items pass; `probes`: clusters that a query scans, on average;
+    `milliseconds`: of the search for one query on one thread, median, on this machine."""
 
-    probes: int
+    reach: float
     candidates: int
+    probes: float
     recall: float
     milliseconds: float
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """`version`: the directory written, None for a trial; `curve`: by probes, then candidates, `chosen` among it."""
+    """`version`: the directory written, None for a trial; `curve`: by reach, then candidates, `chosen` among it."""
 
     version: Path | None
     chosen: Point
@@ -100,11 +103,11 @@ def tune(
         at=min(CALIBRATION_AT, schema.max_results),
         on_step=step("Searching exactly"),
     )
-    done = step("Choosing probes and candidates")
+    done = step("Choosing reach and candidates")
     found = calibrate(search, truth, target=target, results=schema.max_results)
     done(1.0)
     curve = _curve(search, truth, found, schema.max_results, step)
-    chosen = next(p for p in curve if (p.probes, p.candidates) == (found.probes, found.candidates))
+    chosen = next(p for p in curve if (p.reach, p.candidates) == (found.reach[0], found.candidates))
     measured = Recall(
         at=found.at, target=target, measured=found.recall, queries=found.queries, source=source.queries_from
     )
@@ -151,18 +154,19 @@ def _holds(search: Any, source: Source) -> bool:
 
 
 def _curve(search: Any, truth: Truth, chosen: Calibration, results: int, step: Step) -> tuple[Point, ...]:
-    """Fewer and more probes with the chosen candidates, and fewer and more candidates with the chosen probes."""
-    settings = {(chosen.probes, chosen.candidates)}
-    settings |= {(min(search.clusters, max(1, round(f * chosen.probes))), chosen.candidates) for f in PROBES}
-    settings |= {(chosen.probes, candidates_for(f, results, search.max_candidates)) for f in CANDIDATES}
+    """Less and more reach with the chosen candidates, and fewer and more candidates with the chosen reach."""
+    settings = {(added, chosen.candidates) for added in REACH}
+    settings |= {(0.0, candidates_for(f, results, search.max_candidates)) for f in CANDIDATES}
+    reach = search.reach.clone()
     done = step("Measuring settings")
     points = []
-    for probes, candidates in sorted(settings):
-        search.probes, search.candidates = probes, candidates
-        recall = float(measure_recall(search, truth).mean())
-        points.append(Point(probes, candidates, recall, median_milliseconds(search, truth.queries)))
+    for added, candidates in sorted(settings):
+        search.reach, search.candidates = reach + added, candidates
+        recall, milliseconds = float(measure_recall(search, truth).mean()), median_milliseconds(search, truth.queries)
+        at = round(chosen.reach[0] + added, 3)
+        points.append(Point(at, candidates, round(mean_probes(search, truth), 1), recall, milliseconds))
         done(len(points) / len(settings))
-    search.probes, search.candidates = chosen.probes, chosen.candidates
+    search.reach, search.candidates = reach, chosen.candidates
     return tuple(points)
 
 
@@ -172,8 +176,9 @@ def _changed(manifest: Manifest, found: Calibration, measured: Recall, search: A
             "probes": found.probes,
             "candidates": found.candidates,
             "exact_rows": found.exact_rows,
-            "probe_growth": found.probe_growth,
-            "bytes": {**manifest.index.bytes, "probe growth": search.probe_growth.nbytes},
+            "reach": found.reach,
+            "mean_probes": found.mean_probes,
+            "bytes": {**manifest.index.bytes, "reach": search.reach.nbytes},
         }
     )
     return manifest.model_copy(

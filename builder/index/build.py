@@ -15,7 +15,7 @@ from builder.data.vectors import VectorSource
 from builder.index.blocks import BLOCK, Layout, arrange, pack_codes, pack_mask, pack_vectors
 from builder.index.filters import FilterIndex, build_filters
 from builder.index.forward import forward_columns
-from builder.index.kmeans import assign, probe_centroids, spherical_kmeans
+from builder.index.kmeans import assign, cluster_shapes, spherical_kmeans
 from builder.index.projection import Projected, no_projection
 from builder.index.quantize import quantize
 
@@ -39,6 +39,7 @@ class Index:
     cluster_blocks: Tensor
     centroid_codes: Tensor
     centroid_scales: Tensor
+    centroid_spreads: Tensor
     valid: Tensor
     filters: FilterIndex
     forward: dict[str, Tensor]
@@ -69,10 +70,10 @@ def build_index(
     coded = Projected(vectors, projection) if len(projection) else vectors
     centroids = spherical_kmeans(coded, clusters, seed=seed, on_step=step(f"Clustering into {clusters:,}"))
     labels = assign(coded, centroids, on_step=step("Assigning items to clusters"))
-    probes = probe_centroids(coded, labels, centroids)
+    means, spreads = cluster_shapes(coded, labels, clusters)
     layout = arrange(labels, ids, clusters)
     codes, scales, halves = pack_vectors(vectors, layout.item_of_row, projection, on_step=step("Quantising rows"))
-    centroid_codes, centroid_scales = _pack_centroids(probes)
+    centroid_codes, centroid_scales, centroid_spreads = _pack_centroids(means, spreads)
     item_of_row = layout.item_of_row
     filtered = [column for column in columns if column.feature.filter]
     return Index(
@@ -85,6 +86,7 @@ def build_index(
         cluster_blocks=torch.from_numpy(layout.cluster_blocks),
         centroid_codes=centroid_codes,
         centroid_scales=centroid_scales,
+        centroid_spreads=centroid_spreads,
         valid=torch.from_numpy(pack_mask(item_of_row >= 0)),
         filters=build_filters(filtered, layout, step("Indexing filters")),
         forward=forward_columns(columns, layout),
@@ -92,7 +94,11 @@ def build_index(
     )
 
 
-def _pack_centroids(centroids: Tensor) -> tuple[Tensor, Tensor]:
-    padding = -len(centroids) % BLOCK
-    codes, scales, _ = quantize(torch.nn.functional.pad(centroids, (0, 0, 0, padding)))
-    return pack_codes(codes), scales.view(-1, BLOCK)
+def _pack_centroids(means: Tensor, spreads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes, scales and spreads of the clusters' `means` [C, P]. A code is off by up to half its scale, evenly: that
+    adds to the `spreads` [C]."""
+    padding = -len(means) % BLOCK
+    codes, scales, _ = quantize(torch.nn.functional.pad(means, (0, 0, 0, padding)))
+    padded = torch.nn.functional.pad(spreads, (0, padding)).to(torch.float64)
+    wider = torch.hypot(padded, scales.to(torch.float64) / 12**0.5)
+    return pack_codes(codes), scales.view(-1, BLOCK), wider.to(torch.float32).view(-1, BLOCK)

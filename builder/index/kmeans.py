@@ -1,7 +1,7 @@
 """Spherical k-means on mini-batches: the directions that clusters gather around.
 
 Mini-batch k-means after Sculley (WWW 2010), spherical after Dhillon and Modha (2001): rows are compared by cosine,
-since inner-product search ranks by direction and length, and `probe_centroids` takes care of length.
+since inner-product search ranks by direction and length, and `cluster_shapes` takes care of length.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from builder.data.vectors import VectorSource
 
 ROWS_PER_CHUNK = 65_536  # a chunk times 128 dims is 32 MiB of float32
 SCORES_PER_CHUNK = 2**19  # scores of one matmul: 2 MiB of float32, which stay in the cache for argmax
+MOST_SPREAD = 1e30  # some thousand times it is still a float32
 SAMPLE_PER_CLUSTER = 128  # more changed recall by less than its noise at 1M x 128
 
 
@@ -97,20 +98,24 @@ def assign(
     return labels
 
 
-def probe_centroids(vectors: VectorSource, labels: NDArray[np.int32], centroids: Tensor) -> Tensor:
-    """Return `[C, D] float32`: each direction, as long as the root mean square of its rows' lengths.
+def cluster_shapes(vectors: VectorSource, labels: NDArray[np.int32], clusters: int) -> tuple[Tensor, Tensor]:
+    """Means `[C, P] float32` of the rows of each cluster, and spreads `[C] float32`: their standard deviation from it
+    along one direction, on average over all. Those of an empty cluster are 0. `vectors [N, P]`, `labels [N]`.
 
-    A query's product with it then estimates what the cluster's rows score, so that clusters of long vectors, which win
-    inner-product searches, are probed first. An empty cluster keeps length 0.
+    A query's product with the mean is what the cluster's rows score on average, so that clusters of long vectors, which
+    win inner-product searches, come first; times the query's length, the spread tells how far their scores vary.
     """
-    squares = np.zeros(len(centroids))
+    sums = torch.zeros(clusters, vectors[:1].shape[1], dtype=torch.float64)
+    squares = torch.zeros(clusters, dtype=torch.float64)
     for start in range(0, len(vectors), ROWS_PER_CHUNK):
-        chunk = np.asarray(vectors[start : start + ROWS_PER_CHUNK], dtype=np.float64)
-        part = labels[start : start + len(chunk)]
-        squares += np.bincount(part, weights=np.einsum("nd,nd->n", chunk, chunk), minlength=len(centroids))
-    counts = np.bincount(labels, minlength=len(centroids))
-    lengths = np.sqrt(squares / np.maximum(counts, 1))
-    return centroids * torch.from_numpy(lengths).to(torch.float32)[:, None]
+        chunk = torch.from_numpy(np.array(vectors[start : start + ROWS_PER_CHUNK], dtype=np.float64))
+        part = torch.from_numpy(labels[start : start + len(chunk)]).long()
+        sums.index_add_(0, part, chunk)
+        squares.index_add_(0, part, chunk.square().sum(1))
+    counts = torch.from_numpy(np.bincount(labels, minlength=clusters)).clamp(min=1)
+    means = sums / counts[:, None]
+    variances = (squares / counts - means.square().sum(1)).clamp(min=0) / sums.shape[1]
+    return means.to(torch.float32), variances.sqrt().clamp(max=MOST_SPREAD).to(torch.float32)
 
 
 def _move_towards_means(centroids: Tensor, sums: Tensor, counts: Tensor, rows: Tensor, labels: Tensor) -> None:

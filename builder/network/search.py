@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from builder.index.build import Index
 from builder.index.filters import FilterIndex
 
+REACH = 3.0  # finds some 19 of 20 candidates; what an artifact has is measured (builder/export/calibrate.py)
+
 
 class Filters(nn.Module):
     """The filter index as buffers."""
@@ -36,8 +38,9 @@ class Search(nn.Module):
     """Filters, probing, block scan and rescoring as one operator. All tensors of the index are buffers.
 
     `probes`, `candidates`: what a request gets that asks for nothing; `max_candidates`: the most it may ask for;
-    `exact_rows`: when at most that many items pass a filter, all of them are scanned; `probe_growth` [G] float32: how
-    many times the probes are needed where 4^-g of the items pass.
+    `exact_rows`: when at most that many items pass a filter, all of them are scanned; `probes` 0: as many clusters as
+    may hold a candidate, their rows taken to lie up to `reach` standard deviations beyond their mean ([G] float32,
+    where 4^-g of the items pass).
     """
 
     projection: Tensor
@@ -48,7 +51,8 @@ class Search(nn.Module):
     item_rows: Tensor
     centroid_codes: Tensor
     centroid_scales: Tensor
-    probe_growth: Tensor
+    centroid_spreads: Tensor
+    reach: Tensor
     valid: Tensor
     cluster_blocks: Tensor
 
@@ -57,11 +61,11 @@ class Search(nn.Module):
         index: Index,
         *,
         fingerprint: int,
-        probes: int,
         candidates: int,
         max_candidates: int,
+        probes: int = 0,
         exact_rows: int = 0,
-        probe_growth: Tensor | None = None,
+        reach: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.register_buffer("projection", index.projection)
@@ -72,7 +76,8 @@ class Search(nn.Module):
         self.register_buffer("item_rows", index.item_rows)
         self.register_buffer("centroid_codes", index.centroid_codes)
         self.register_buffer("centroid_scales", index.centroid_scales)
-        self.register_buffer("probe_growth", torch.ones(1) if probe_growth is None else probe_growth)
+        self.register_buffer("centroid_spreads", index.centroid_spreads)
+        self.register_buffer("reach", torch.full((1,), REACH) if reach is None else reach)
         self.register_buffer("valid", index.valid)
         self.register_buffer("cluster_blocks", index.cluster_blocks)
         self.filters = Filters(index.filters, fingerprint)
@@ -105,7 +110,8 @@ class Search(nn.Module):
             self.item_rows,
             self.centroid_codes,
             self.centroid_scales,
-            self.probe_growth,
+            self.centroid_spreads,
+            self.reach,
             self.filters.feature_terms,
             self.filters.term_keys,
             self.filters.term_bitmap,

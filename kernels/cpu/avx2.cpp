@@ -20,9 +20,9 @@ ST_AVX2 inline __m256i add_products(__m256i sums, const int8_t* codes, __m256i q
     return _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 
-ST_AVX2 int64_t scan_blocks(const int8_t* codes, const float* scales, const uint32_t* masks, int64_t blocks,
-                            int32_t first_row, const QueryCodes& query, float floor, const NextBlocks& next,
-                            uint64_t* hits) {
+ST_AVX2 int64_t scan_blocks(const int8_t* codes, const float* scales, const Spreads& spreads, const uint32_t* masks,
+                            int64_t blocks, int32_t first_row, const QueryCodes& query, float floor,
+                            const NextBlocks& next, uint64_t* hits) {
     const int64_t bytes = query.group_count * kBlockRows * 4;
     const __m256 floors = _mm256_set1_ps(floor);
     alignas(32) float scores[kBlockRows];
@@ -45,7 +45,11 @@ ST_AVX2 int64_t scan_blocks(const int8_t* codes, const float* scales, const uint
         uint32_t reached = 0;
         for (int part = 0; part < 4; ++part) {
             const __m256 scale = _mm256_loadu_ps(scales + b * kBlockRows + 8 * part);
-            const __m256 score = _mm256_mul_ps(_mm256_cvtepi32_ps(sums[part]), scale);
+            __m256 score = _mm256_mul_ps(_mm256_cvtepi32_ps(sums[part]), scale);
+            if (spreads.spreads != nullptr) {
+                const __m256 spread = _mm256_loadu_ps(spreads.spreads + b * kBlockRows + 8 * part);
+                score = _mm256_add_ps(score, _mm256_mul_ps(_mm256_set1_ps(spreads.reach), spread));
+            }
             _mm256_store_ps(scores + 8 * part, score);
             const int mask = _mm256_movemask_ps(_mm256_cmp_ps(score, floors, _CMP_GE_OQ));
             reached |= static_cast<uint32_t>(mask) << (8 * part);

@@ -19,20 +19,38 @@ ST_AVX512 inline __m512i add_products(__m512i sums, const int8_t* codes, __m512i
     return _mm512_dpbusd_epi32(sums, _mm512_xor_si512(_mm512_loadu_si512(codes), offset), query);
 }
 
-ST_AVX512 int64_t scan_blocks(const int8_t* codes, const float* scales, const uint32_t* masks, int64_t blocks,
-                              int32_t first_row, const QueryCodes& query, float floor, const NextBlocks& next,
-                              uint64_t* hits) {
+// packed_hit of the scores whose bit is set, none of which is NaN. Writes whole vectors: up to the end of the room for
+// all sixteen, whatever there is. Returns how many count.
+ST_AVX512 inline int64_t append_hits(__m512 scores, int32_t first_row, uint32_t reached, uint64_t* hits) {
+    const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i bits = _mm512_castps_si512(_mm512_add_ps(scores, _mm512_setzero_ps()));  // -0 becomes +0
+    const __m512i flip = _mm512_or_si512(_mm512_srai_epi32(bits, 31), _mm512_set1_epi32(INT32_MIN));
+    const __m512i keys = _mm512_xor_si512(bits, flip);
+    const __m512i rows = _mm512_sub_epi32(_mm512_set1_epi32(-1 - first_row), lanes);
+    const auto append = [&](__m256i key, __m256i row, uint32_t chosen) ST_AVX512 {
+        const __m512i high = _mm512_slli_epi64(_mm512_cvtepu32_epi64(key), 32);
+        const __m512i hit = _mm512_or_si512(high, _mm512_cvtepu32_epi64(row));
+        _mm512_storeu_si512(hits, _mm512_maskz_compress_epi64(static_cast<__mmask8>(chosen), hit));
+        hits += _mm_popcnt_u32(chosen);
+    };
+    append(_mm512_castsi512_si256(keys), _mm512_castsi512_si256(rows), reached & 0xffu);
+    append(_mm512_extracti64x4_epi64(keys, 1), _mm512_extracti64x4_epi64(rows, 1), reached >> 8);
+    return _mm_popcnt_u32(reached);
+}
+
+ST_AVX512 int64_t scan_blocks(const int8_t* codes, const float* scales, const Spreads& spreads, const uint32_t* masks,
+                              int64_t blocks, int32_t first_row, const QueryCodes& query, float floor,
+                              const NextBlocks& next, uint64_t* hits) {
     const int64_t groups = query.group_count, bytes = groups * kBlockRows * 4;
     const __m512i bias = _mm512_set1_epi32(query.unsigned_bias);
-    const __m512 floors = _mm512_set1_ps(floor);
-    alignas(64) float scores[kBlockRows];
+    const __m512 floors = _mm512_set1_ps(floor), reach = _mm512_set1_ps(spreads.reach);
     int64_t written = 0;
     for (int64_t b = 0; b < blocks; ++b) {
         if (masks[b] == 0) continue;
         const int8_t* block = codes + b * bytes;
-        const bool ask = b < next.blocks;
-        const int8_t* asked = ask ? next.codes + b * bytes : nullptr;
-        if (ask) {
+        if (b < next.blocks) {
+            const int8_t* asked = next.codes + b * bytes;
+            for (int64_t line = 0; line < bytes; line += 64) _mm_prefetch(asked + line, _MM_HINT_T1);
             _mm_prefetch(next.scales + b * kBlockRows, _MM_HINT_T1);
             _mm_prefetch(next.scales + b * kBlockRows + 16, _MM_HINT_T1);
         }
@@ -42,10 +60,6 @@ ST_AVX512 int64_t scan_blocks(const int8_t* codes, const float* scales, const ui
         for (; j + 2 <= groups; j += 2) {
             const int8_t* at = block + j * kBlockRows * 4;
             const __m512i q0 = _mm512_set1_epi32(query.groups[j]), q1 = _mm512_set1_epi32(query.groups[j + 1]);
-            if (ask) {
-                for (int64_t line = 0; line < 256; line += 64)
-                    _mm_prefetch(asked + j * kBlockRows * 4 + line, _MM_HINT_T1);
-            }
             even0 = add_products(even0, at, q0);
             even1 = add_products(even1, at + 64, q0);
             odd0 = add_products(odd0, at + 128, q1);
@@ -58,19 +72,20 @@ ST_AVX512 int64_t scan_blocks(const int8_t* codes, const float* scales, const ui
             even1 = add_products(even1, at + 64, q);
         }
         const float* scale = scales + b * kBlockRows;
-        const __m512 low = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(even0, odd0)), _mm512_loadu_ps(scale));
-        const __m512 high =
-            _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(even1, odd1)), _mm512_loadu_ps(scale + 16));
+        __m512 low = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(even0, odd0)), _mm512_loadu_ps(scale));
+        __m512 high = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(even1, odd1)), _mm512_loadu_ps(scale + 16));
+        if (spreads.spreads != nullptr) {
+            const float* spread = spreads.spreads + b * kBlockRows;
+            low = _mm512_add_ps(low, _mm512_mul_ps(reach, _mm512_loadu_ps(spread)));
+            high = _mm512_add_ps(high, _mm512_mul_ps(reach, _mm512_loadu_ps(spread + 16)));
+        }
         uint32_t reached = _mm512_cmp_ps_mask(low, floors, _CMP_GE_OQ) |
                            static_cast<uint32_t>(_mm512_cmp_ps_mask(high, floors, _CMP_GE_OQ)) << 16;
         reached &= masks[b];
         if (reached == 0) continue;
-        _mm512_store_ps(scores, low);
-        _mm512_store_ps(scores + 16, high);
-        for (; reached != 0; reached &= reached - 1) {
-            const int32_t r = __builtin_ctz(reached);
-            hits[written++] = packed_hit(scores[r], first_row + static_cast<int32_t>(b * kBlockRows) + r);
-        }
+        const int32_t row = first_row + static_cast<int32_t>(b * kBlockRows);
+        written += append_hits(low, row, reached & 0xffffu, hits + written);
+        written += append_hits(high, row + 16, reached >> 16, hits + written);
     }
     return written;
 }

@@ -45,12 +45,14 @@ inline uint32_t bits_of(const uint32x4_t* lanes) {
 }
 
 // The end of a block: scores of the sums, and hits of the masked rows that reach the floor. Returns how many.
-inline int64_t append_hits(const int32x4_t* sums, const float* scales, float32x4_t floors, uint32_t mask,
-                           int32_t first_row, uint64_t* hits) {
+inline int64_t append_hits(const int32x4_t* sums, const float* scales, const Spreads& spreads, float32x4_t floors,
+                           uint32_t mask, int32_t first_row, uint64_t* hits) {
     float32x4_t scores[kVectors];
     uint32x4_t at_least[kVectors];
     for (int v = 0; v < kVectors; ++v) {
         scores[v] = vmulq_f32(vcvtq_f32_s32(sums[v]), vld1q_f32(scales + kVectorRows * v));
+        if (spreads.spreads != nullptr)
+            scores[v] = vaddq_f32(scores[v], vmulq_n_f32(vld1q_f32(spreads.spreads + kVectorRows * v), spreads.reach));
         at_least[v] = vcgeq_f32(scores[v], floors);  // false where a score is NaN
     }
     uint32_t reached = bits_of(at_least) & mask;
@@ -72,9 +74,9 @@ ST_DOTPROD inline void add_products(int32x4_t* sums, const int8_t* codes, int8x1
     for (int v = 0; v < kVectors; ++v) sums[v] = vdotq_laneq_s32(sums[v], vld1q_s8(codes + 16 * v), query, kLane);
 }
 
-ST_DOTPROD int64_t scan_blocks_dotprod(const int8_t* codes, const float* scales, const uint32_t* masks, int64_t blocks,
-                                       int32_t first_row, const QueryCodes& query, float floor, const NextBlocks& next,
-                                       uint64_t* hits) {
+ST_DOTPROD int64_t scan_blocks_dotprod(const int8_t* codes, const float* scales, const Spreads& spreads,
+                                       const uint32_t* masks, int64_t blocks, int32_t first_row,
+                                       const QueryCodes& query, float floor, const NextBlocks& next, uint64_t* hits) {
     const int64_t groups = query.group_count, bytes = groups * kGroupBytes;
     const float32x4_t floors = vdupq_n_f32(floor);
     int64_t written = 0;
@@ -93,7 +95,7 @@ ST_DOTPROD int64_t scan_blocks_dotprod(const int8_t* codes, const float* scales,
             add_products<3>(sums, at + 3 * kGroupBytes, q);
         }
         for (; j < groups; ++j, at += kGroupBytes) add_products<0>(sums, at, all_lanes(query.groups[j]));
-        written += append_hits(sums, scales + b * kBlockRows, floors, masks[b],
+        written += append_hits(sums, scales + b * kBlockRows, from_block(spreads, b), floors, masks[b],
                                first_row + static_cast<int32_t>(b * kBlockRows), hits + written);
     }
     return written;
@@ -109,8 +111,9 @@ inline void add_products(int32x4_t* sums, const int8_t* codes, int8x16_t query) 
     }
 }
 
-int64_t scan_blocks(const int8_t* codes, const float* scales, const uint32_t* masks, int64_t blocks, int32_t first_row,
-                    const QueryCodes& query, float floor, const NextBlocks& next, uint64_t* hits) {
+int64_t scan_blocks(const int8_t* codes, const float* scales, const Spreads& spreads, const uint32_t* masks,
+                    int64_t blocks, int32_t first_row, const QueryCodes& query, float floor, const NextBlocks& next,
+                    uint64_t* hits) {
     const int64_t bytes = query.group_count * kGroupBytes;
     const float32x4_t floors = vdupq_n_f32(floor);
     int64_t written = 0;
@@ -123,7 +126,7 @@ int64_t scan_blocks(const int8_t* codes, const float* scales, const uint32_t* ma
         for (int64_t j = 0; j < query.group_count; ++j, at += kGroupBytes) {
             add_products(sums, at, all_lanes(query.groups[j]));
         }
-        written += append_hits(sums, scales + b * kBlockRows, floors, masks[b],
+        written += append_hits(sums, scales + b * kBlockRows, from_block(spreads, b), floors, masks[b],
                                first_row + static_cast<int32_t>(b * kBlockRows), hits + written);
     }
     return written;

@@ -28,15 +28,16 @@ void list_to_mask(const std::vector<int32_t>& rows, int64_t blocks, uint32_t* wo
 
 // The whole index; see docs/operators.md for shapes.
 struct SearchIndex {
-    CodeBlocks items;           // D here is P, the dims of the codes
-    CodeBlocks centroids;       // likewise
-    RowVectors vectors;         // all D dims
-    const float* projection;    // [D, P], or null: P = D and codes are of the vectors themselves
-    const int64_t* ids;         // [R]
-    const int32_t* item_rows;   // [N]
-    int64_t item_count;         // N
-    const float* probe_growth;  // [G]
-    int64_t growth_count;       // G >= 1
+    CodeBlocks items;               // D here is P, the dims of the codes
+    CodeBlocks centroids;           // likewise
+    RowVectors vectors;             // all D dims
+    const float* projection;        // [D, P], or null: P = D and codes are of the vectors themselves
+    const int64_t* ids;             // [R]
+    const int32_t* item_rows;       // [N]
+    int64_t item_count;             // N
+    const float* centroid_spreads;  // [CB, 32]
+    const float* reach;             // [G]
+    int64_t reach_count;            // G >= 1
     FilterIndex filters;
 };
 
@@ -56,12 +57,16 @@ struct SearchRequests {
 };
 
 struct SearchResults {
-    int32_t* rows;    // [B, M]
-    int64_t* ids;     // [B, M]
-    float* scores;    // [B, M]
+    int32_t* rows;    // [B, W]
+    int64_t* ids;     // [B, W]
+    float* scores;    // [B, W]
     int32_t* stats;   // [B, 4]
     int32_t* status;  // [B]
+    int64_t width;    // W
 };
+
+// The most candidates that a request of the batch wants.
+int64_t search_width(const SearchRequests& requests, const SearchLimits& limits);
 
 void search(const SearchRequests& requests, const SearchIndex& index, const SearchLimits& limits,
             const SearchResults& results);

@@ -20,8 +20,9 @@ void add_products(const int8_t* codes, const int8_t* query, int32_t* sums) {
     }
 }
 
-int64_t scan_blocks(const int8_t* codes, const float* scales, const uint32_t* masks, int64_t blocks, int32_t first_row,
-                    const QueryCodes& query, float floor, const NextBlocks&, uint64_t* hits) {
+int64_t scan_blocks(const int8_t* codes, const float* scales, const Spreads& spreads, const uint32_t* masks,
+                    int64_t blocks, int32_t first_row, const QueryCodes& query, float floor, const NextBlocks&,
+                    uint64_t* hits) {
     int64_t written = 0;
     for (int64_t b = 0; b < blocks; ++b) {
         if (masks[b] == 0) continue;
@@ -32,7 +33,9 @@ int64_t scan_blocks(const int8_t* codes, const float* scales, const uint32_t* ma
             add_products(codes + (b * query.group_count + j) * kBlockRows * 4, group, sums);
         }
         for (int r = 0; r < kBlockRows; ++r) {
-            const float score = static_cast<float>(sums[r]) * scales[b * kBlockRows + r];
+            const int64_t row = b * kBlockRows + r;
+            float score = static_cast<float>(sums[r]) * scales[row];
+            if (spreads.spreads != nullptr) score += spreads.reach * spreads.spreads[row];
             if (score >= floor && masks[b] >> r & 1)
                 hits[written++] = packed_hit(score, first_row + static_cast<int32_t>(b * kBlockRows) + r);
         }

@@ -43,9 +43,11 @@ class PreparedQuery {
         groups_.assign(static_cast<size_t>(groups_of(code_dims)), 0);
         int8_t* codes = reinterpret_cast<int8_t*>(groups_.data());
         int32_t sum = 0;
+        squares_ = 0;
         for (int64_t p = 0; p < code_dims; ++p) {
             codes[p] = code_of(in_scale(coded[p], scale));
             sum += codes[p];
+            squares_ += codes[p] * codes[p];
         }
         for (int64_t i = 0; i < dims; ++i) units_[i] = in_scale(units_[i], scale);
         codes_ = {groups_.data(), static_cast<int64_t>(groups_.size()),
@@ -53,12 +55,15 @@ class PreparedQuery {
     }
 
     const QueryCodes& codes() const { return codes_; }
+    // Of the codes: the query's, as projected, in units of its scale.
+    float length() const { return std::sqrt(static_cast<float>(squares_)); }
     const float* units() const { return units_.data(); }
 
   private:
     std::vector<float> units_, projected_;
     std::vector<int32_t> groups_;
     QueryCodes codes_{};
+    int32_t squares_ = 0;
 };
 
 }  // namespace silvertriton::cpu

@@ -62,8 +62,8 @@ bool split_sparse(int64_t sparse, int64_t first, int64_t blocks, uint32_t* masks
 
 }  // namespace
 
-void scan_run(const InstructionSet& isa, const CodeBlocks& blocks, const uint32_t* masks, int64_t first, int64_t last,
-              const QueryCodes& query, const NextBlocks& next, TopCandidates& best) {
+void scan_run(const InstructionSet& isa, const CodeBlocks& blocks, const Spreads& spreads, const uint32_t* masks,
+              int64_t first, int64_t last, const QueryCodes& query, const NextBlocks& next, TopCandidates& best) {
     for (int64_t block = first, count; block < last; block += count) {
         // The first floor comes as soon as possible: every row before it is a hit.
         const int64_t missing = best.missing();
@@ -71,8 +71,9 @@ void scan_run(const InstructionSet& isa, const CodeBlocks& blocks, const uint32_
         count = std::min(count, kRunBlocks);
         uint64_t* hits = best.tail(count * kBlockRows);
         best.grow(isa.scan_blocks(blocks.codes + block * block_bytes(blocks.dims), blocks.scales + block * kBlockRows,
-                                  masks + (block - first), count, static_cast<int32_t>(block * kBlockRows), query,
-                                  best.floor(), skip(next, block - first, blocks.dims), hits));
+                                  from_block(spreads, block), masks + (block - first), count,
+                                  static_cast<int32_t>(block * kBlockRows), query, best.floor(),
+                                  skip(next, block - first, blocks.dims), hits));
     }
 }
 
@@ -85,6 +86,13 @@ NextBlocks next_blocks(const SearchIndex& index, const Request& request, int64_t
 }
 
 namespace {
+
+// Asks for all of them at once.
+void ask_for(const NextBlocks& blocks, int64_t dims) {
+    const int8_t* codes = blocks.codes;
+    for (int64_t line = 0; line < blocks.blocks * block_bytes(dims); line += 64) __builtin_prefetch(codes + line, 0, 2);
+    for (int64_t row = 0; row < blocks.blocks * kBlockRows; row += 16) __builtin_prefetch(blocks.scales + row, 0, 2);
+}
 
 // The rows of one cluster where they are a list: block by block, as those of a mask, but nothing is looked at in
 // between.
@@ -102,7 +110,7 @@ void scan_listed(const InstructionSet& isa, const SearchIndex& index, const Requ
         } else if (row - first <= sparse) {
             scan.pending.insert(scan.pending.end(), first, row);
         } else {
-            scan_run(isa, index.items, &mask, block, block + 1, request.query.codes(), {}, scan.best);
+            scan_run(isa, index.items, {}, &mask, block, block + 1, request.query.codes(), {}, scan.best);
         }
     }
 }
@@ -113,7 +121,7 @@ void scan_cluster(const InstructionSet& isa, const SearchIndex& index, const Req
                   const NextBlocks& next, Scan& scan) {
     const int64_t first = index.filters.cluster_blocks[cluster], last = index.filters.cluster_blocks[cluster + 1];
     const int64_t sparse = sparse_rows(index.vectors.dims, index.items.dims);
-    const bool all_fit = request.covered <= request.candidates;
+    const bool all_fit = request.total <= request.candidates;
     uint32_t masks[kRunBlocks];
     if (request.listed) scan_listed(isa, index, request, cluster, sparse, all_fit, scan);
     for (int64_t block = request.listed ? last : first; block < last; block += kRunBlocks) {
@@ -129,7 +137,7 @@ void scan_cluster(const InstructionSet& isa, const SearchIndex& index, const Req
             present = masks;
             if (!split_sparse(sparse, block, count, masks, scan.pending)) continue;
         }
-        scan_run(isa, index.items, present, block, end, request.query.codes(),
+        scan_run(isa, index.items, {}, present, block, end, request.query.codes(),
                  skip(next, block - first, index.items.dims), scan.best);
     }
     if (static_cast<int64_t>(scan.pending.size()) >= kPendingRows) finish_scan(isa, index, request, scan);
@@ -137,10 +145,11 @@ void scan_cluster(const InstructionSet& isa, const SearchIndex& index, const Req
 
 void scan_clusters(const InstructionSet& isa, const SearchIndex& index, const Request& request, int64_t first,
                    int64_t last, Scan& scan) {
+    const int32_t* taken = request.taken.data();
+    if (first < last) ask_for(next_blocks(index, request, taken[first]), index.items.dims);
     for (int64_t i = first; i < last; ++i) {
-        const int32_t* taken = request.taken.data() + i;
-        const NextBlocks next = next_blocks(index, request, i + 1 < last ? taken[1] : -1);
-        scan_cluster(isa, index, request, taken[0], next, scan);
+        const int64_t after = i + 1 < last ? taken[i + 1] : request.upcoming;
+        scan_cluster(isa, index, request, taken[i], next_blocks(index, request, after), scan);
     }
 }
 

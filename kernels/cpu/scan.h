@@ -36,32 +36,40 @@ class Mask {
 struct Request {
     int32_t status = 0;
     bool filtered = false;
-    bool listed = false;  // filtered, and the rows that pass are `rows`, else those of `words`
-    int64_t probes = 0, candidates = 0;
+    bool listed = false;                 // filtered, and the rows that pass are `rows`, else those of `words`
+    bool exact = false;                  // so few rows pass that all of them are scanned
+    int64_t probes = 0, candidates = 0;  // 0 probes: as many as may hold a candidate
     PreparedQuery query;
-    std::vector<int32_t> excluded;  // rows, ascending
-    Mask words;                     // [NB] with a filter: the rows that pass, exclusions taken out
-    std::vector<int32_t> rows;      // the same as a list, ascending
-    std::vector<int32_t> first_of;  // [C + 1]: rows[first_of[c] .. first_of[c + 1]] are in cluster c
-    int64_t total = 0;              // rows that pass
-    std::vector<int32_t> taken;     // clusters to scan, best first
-    int64_t covered = 0;            // rows that pass in those
-    TopCandidates best_clusters;
+    std::vector<int32_t> excluded;        // rows, ascending
+    Mask words;                           // [NB] with a filter: the rows that pass, exclusions taken out
+    std::vector<int32_t> rows;            // the same as a list, ascending
+    std::vector<int32_t> first_of;        // [C + 1]: rows[first_of[c] .. first_of[c + 1]] are in cluster c
+    int64_t total = 0;                    // rows that pass
+    Spreads spreads{};                    // of the clusters: how far beyond its mean each may hold a candidate
+    std::vector<int32_t> taken;           // clusters to scan, best first
+    int64_t scanned = 0;                  // as many of them have been scanned
+    int64_t covered = 0;                  // rows that pass in all taken
+    int64_t considered = 0;               // clusters that were taken or have no row that passes
+    int64_t upcoming = -1;                // the cluster that may be scanned after those taken
+    bool exhausted = false;               // no other cluster is left to consider
+    std::vector<uint64_t> best_clusters;  // by bound, descending
+    int64_t ordered = 0;                  // so many are among those, unless fewer reach the floor
     Scan scan;
-    std::vector<uint64_t> order;
+    std::vector<uint64_t> order, spare;
     std::vector<float> padded;
 
     void clear() {
         excluded.clear();
         taken.clear();
-        listed = false;
-        total = covered = 0;
+        listed = exact = exhausted = false;
+        total = scanned = covered = considered = ordered = 0;
+        upcoming = -1;
     }
 };
 
 // Scores the masked rows of blocks [first, last) from their codes.
-void scan_run(const InstructionSet& isa, const CodeBlocks& blocks, const uint32_t* masks, int64_t first, int64_t last,
-              const QueryCodes& query, const NextBlocks& next, TopCandidates& best);
+void scan_run(const InstructionSet& isa, const CodeBlocks& blocks, const Spreads& spreads, const uint32_t* masks,
+              int64_t first, int64_t last, const QueryCodes& query, const NextBlocks& next, TopCandidates& best);
 
 // The cluster that is scanned next, if there is one (-1) and most of it will be read.
 NextBlocks next_blocks(const SearchIndex& index, const Request& request, int64_t cluster);

@@ -1,10 +1,10 @@
-// search: from query vectors to rescored candidates, in four steps of which each is spread over the threads.
+// search: from query vectors to rescored candidates, in three steps of which each is spread over the threads.
 //   1. look at the requests, run their filters     (resolve, filter_rows)
-//   2. choose clusters                             (choose_clusters)
-//   3. scan them                                   (scan.h)
-//   4. rescore the candidates from fp16 rows       (finish)
+//   2. choose clusters, and scan them, in rounds   (probe.h, scan.h)
+//   3. rescore the candidates from fp16 rows       (finish)
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <functional>
 #include <limits>
@@ -12,10 +12,11 @@
 
 #include "operators.h"
 #include "parallel.h"
+#include "probe.h"
 #include "rows.h"
-#include "scan.h"
 #include "silvertriton/instruction_set.h"
 #include "silvertriton/program.h"
+#include "sort_hits.h"
 
 namespace silvertriton::cpu {
 namespace {
@@ -24,8 +25,8 @@ namespace {
 // scanning. A batch whose masks take more is searched in parts.
 constexpr int64_t kMaskBytes = int64_t{1} << 20;
 
-// Clusters that each request of a batch scans before clusters are shared: the best one gives it a floor.
-constexpr int64_t kOwnClusters = 1;
+// Groups of requests that each thread gets of a batch, about.
+constexpr int64_t kGroupsOfThread = 4;
 
 bool finite(const float* query, int64_t dims) {
     bool all = true;
@@ -130,105 +131,10 @@ void run_filters(const SearchRequests& requests, int64_t first, const SearchInde
     }
 }
 
-// Passing rows of a cluster, counted when it is looked at: most clusters of most requests never are. Without a filter
-// only a cluster's last block has rows that are none.
-int64_t passing_rows(const InstructionSet& isa, const SearchIndex& index, const Request& request, int64_t cluster) {
-    const int64_t first = index.filters.cluster_blocks[cluster], last = index.filters.cluster_blocks[cluster + 1];
-    if (first == last) return 0;
-    const auto c = static_cast<size_t>(cluster);
-    if (request.listed) return request.first_of[c + 1] - request.first_of[c];
-    if (request.filtered) return isa.count_words(request.words.data() + first, last - first);
-    const auto& excluded = request.excluded;
-    const auto begin = std::lower_bound(excluded.begin(), excluded.end(), first * kBlockRows);
-    const int64_t absent = std::lower_bound(begin, excluded.end(), last * kBlockRows) - begin;
-    return (last - first - 1) * kBlockRows + count_bits(index.filters.valid[last - 1]) - absent;
-}
-
-// Probes to take when `passing` of `items` rows pass: piecewise linear in items / passing between the powers of 4.
-int64_t grown_probes(const SearchIndex& index, int64_t probes, int64_t passing) {
-    const float times = static_cast<float>(index.item_count) / static_cast<float>(passing);
-    int64_t g = 0;
-    float power = 1.0f;
-    while (g + 1 < index.growth_count && times >= 4.0f * power) {
-        power *= 4.0f;
-        g += 1;
-    }
-    float growth = index.probe_growth[g];
-    if (g + 1 < index.growth_count) growth += (index.probe_growth[g + 1] - growth) * ((times - power) / (3.0f * power));
-    const float grown = std::ceil(static_cast<float>(probes) * growth);
-    return grown < static_cast<float>(index.filters.clusters) ? static_cast<int64_t>(grown) : index.filters.clusters;
-}
-
-// The rows of the mask as a list.
-void list_mask(int64_t blocks, Request& request) {
-    const uint32_t* words = request.words.data();
-    request.rows.clear();
-    for (int64_t b = 0; b < blocks; ++b)
-        for (uint32_t bits = words[b]; bits != 0; bits &= bits - 1)
-            request.rows.push_back(static_cast<int32_t>(b * kBlockRows + __builtin_ctz(bits)));
-    request.listed = true;
-}
-
-// Finds where the listed rows of each cluster begin.
-void split_list(const SearchIndex& index, Request& request) {
-    const int32_t* blocks = index.filters.cluster_blocks;
-    const int32_t* rows = request.rows.data();
-    const int32_t count = static_cast<int32_t>(request.rows.size());
-    request.first_of.resize(static_cast<size_t>(index.filters.clusters) + 1);
-    int32_t row = 0;
-    for (int64_t c = 0; c <= index.filters.clusters; ++c) {
-        while (row < count && rows[row] < blocks[c] * kBlockRows) ++row;
-        request.first_of[static_cast<size_t>(c)] = row;
-    }
-}
-
-// All clusters with a passing row.
-void take_all(const InstructionSet& isa, const SearchIndex& index, Request& request) {
-    request.covered = request.total;
-    for (int64_t c = 0; c < index.filters.clusters; ++c)
-        if (passing_rows(isa, index, request, c) > 0) request.taken.push_back(static_cast<int32_t>(c));
-}
-
 std::vector<uint32_t> all_clusters(const SearchIndex& index) {
     std::vector<uint32_t> masks(static_cast<size_t>(index.centroids.blocks), ~0u);
     if (const int64_t last = index.filters.clusters % kBlockRows) masks.back() = (1u << last) - 1;
     return masks;
-}
-
-// `all` clusters: a mask over the blocks of centroids.
-void choose_clusters(const InstructionSet& isa, const SearchIndex& index, const SearchLimits& limits,
-                     const uint32_t* all, Request& request) {
-    if (!request.filtered) request.total = index.item_count - static_cast<int64_t>(request.excluded.size());
-    const bool exact = request.total <= std::max(limits.exact_rows, request.candidates);
-    if (exact && request.filtered && !request.listed) list_mask(index.items.blocks, request);
-    if (request.listed) split_list(index, request);
-    if (exact) {
-        take_all(isa, index, request);
-        return;
-    }
-    const int64_t clusters = index.filters.clusters;
-    const int64_t wanted = grown_probes(index, request.probes, request.total);
-    for (int64_t limit = std::max<int64_t>(wanted, 1);; limit *= 2) {
-        TopCandidates& best = request.best_clusters;
-        best.reset(limit, nullptr);
-        scan_run(isa, index.centroids, all, 0, index.centroids.blocks, request.query.codes(), {}, best);
-        best.cut();
-        request.taken.clear();
-        request.covered = 0;
-        std::vector<uint64_t>& order = request.order;
-        order.assign(best.hits(), best.hits() + best.count());
-        std::sort(order.begin(), order.end(), std::greater<>());
-        for (const uint64_t hit : order) {
-            if (static_cast<int64_t>(request.taken.size()) >= wanted && request.covered >= request.candidates) return;
-            const int64_t passing = passing_rows(isa, index, request, row_of(hit));
-            if (passing == 0) continue;
-            request.taken.push_back(row_of(hit));
-            request.covered += passing;
-        }
-        const bool enough =
-            static_cast<int64_t>(request.taken.size()) >= wanted && request.covered >= request.candidates;
-        if (enough || best.count() < limit || limit >= clusters) return;
-    }
 }
 
 // The candidates' scores from their fp16 rows, best first.
@@ -245,11 +151,12 @@ void finish(const InstructionSet& isa, const SearchIndex& index, const float* qu
     for_each_row(
         index.vectors, best.count(), [hits](int64_t i) { return row_of(hits[i]); },
         [&](int64_t i, int64_t row) {
+            __builtin_prefetch(index.ids + row);  // for the answer
             const float score = isa.dot_row(index.vectors.vectors + row * dims, request.padded.data(), dims) *
                                 index.vectors.scales[row];
             order[static_cast<size_t>(i)] = packed_hit(score, static_cast<int32_t>(row));
         });
-    std::sort(order.begin(), order.end(), [&](uint64_t a, uint64_t b) { return better(a, b, index.ids); });
+    sort_hits(order, request.spare, [&](uint64_t a, uint64_t b) { return better(a, b, index.ids); });
     const int64_t count = best.count();
     for (int64_t i = 0; i < count; ++i) {
         rows[i] = row_of(order[static_cast<size_t>(i)]);
@@ -261,18 +168,13 @@ void finish(const InstructionSet& isa, const SearchIndex& index, const float* qu
     std::fill(scores + count, scores + width, -std::numeric_limits<float>::infinity());
 }
 
-// Scans what a group of requests has taken. Clusters that several of them want are read once.
-void scan_group(const InstructionSet& isa, const SearchIndex& index, Request* const* group, int64_t count) {
-    std::vector<uint64_t> shared;  // cluster in the high half, request in the low one
-    for (int64_t r = 0; r < count; ++r) {
-        Request& request = *group[r];
-        const int64_t taken = static_cast<int64_t>(request.taken.size());
-        const int64_t own = count == 1 ? taken : std::min(kOwnClusters, taken);
-        scan_clusters(isa, index, request, 0, own, request.scan);
-        for (int64_t i = own; i < taken; ++i)
-            shared.push_back(static_cast<uint64_t>(request.taken[static_cast<size_t>(i)]) << 32 |
-                             static_cast<uint64_t>(r));
-    }
+// Scans the clusters that a group of requests has taken in this round. What several of them want is read once.
+void scan_shared(const InstructionSet& isa, const SearchIndex& index, const std::vector<Request*>& group) {
+    thread_local std::vector<uint64_t> shared;  // cluster in the high half, request in the low one
+    shared.clear();
+    for (size_t r = 0; r < group.size(); ++r)
+        for (auto i = static_cast<size_t>(group[r]->scanned); i < group[r]->taken.size(); ++i)
+            shared.push_back(static_cast<uint64_t>(group[r]->taken[i]) << 32 | r);
     std::sort(shared.begin(), shared.end());
     const auto cluster_at = [&](size_t i) { return i < shared.size() ? static_cast<int64_t>(shared[i] >> 32) : -1; };
     for (size_t i = 0, after = 0; i < shared.size(); ++i) {
@@ -285,39 +187,48 @@ void scan_group(const InstructionSet& isa, const SearchIndex& index, Request* co
         }
         scan_cluster(isa, index, request, cluster, next, request.scan);
     }
-    for (int64_t r = 0; r < count; ++r) finish_scan(isa, index, *group[r], group[r]->scan);
 }
 
-// Bounds of as many groups of consecutive requests, with about as many rows to scan each.
-std::vector<int64_t> share_out(const std::vector<Request*>& batch, int64_t groups) {
-    int64_t rows = 0, before = 0;
-    for (const Request* request : batch) rows += request->covered + 1;
-    std::vector<int64_t> bounds{0};
-    for (size_t i = 0; i < batch.size(); ++i) {
-        while (static_cast<int64_t>(bounds.size()) < groups &&
-               (2 * before + batch[i]->covered + 1) * groups >= 2 * rows * static_cast<int64_t>(bounds.size()))
-            bounds.push_back(static_cast<int64_t>(i));
-        before += batch[i]->covered + 1;
-    }
-    bounds.resize(static_cast<size_t>(groups) + 1, static_cast<int64_t>(batch.size()));
-    return bounds;
-}
-
-// Lone requests: the clusters are dealt out to the threads, each with candidates of its own.
-void scan_in_parts(const InstructionSet& isa, const SearchIndex& index, std::vector<Request*>& batch, int64_t parts) {
-    std::vector<Scan> scans(batch.size() * static_cast<size_t>(parts));
-    parallel_for(static_cast<int64_t>(scans.size()), 1, [&](int64_t begin, int64_t end) {
-        for (int64_t task = begin; task < end; ++task) {
-            const Request& request = *batch[static_cast<size_t>(task / parts)];
-            const int64_t taken = static_cast<int64_t>(request.taken.size()), part = task % parts;
-            Scan& scan = scans[static_cast<size_t>(task)];
-            scan.best.reset(request.candidates, index.ids);
-            scan_clusters(isa, index, request, taken * part / parts, taken * (part + 1) / parts, scan);
-            finish_scan(isa, index, request, scan);
+// One thread's share of a batch, in rounds. In the first each request scans its best clusters, best first, to have a
+// floor soon; later ones are shared.
+void scan_group(const InstructionSet& isa, const SearchIndex& index, const uint32_t* all,
+                std::vector<Request*>& group) {
+    for (bool first = true;; first = false) {
+        const auto ended = [&](Request* request) { return !take_clusters(isa, index, all, *request); };
+        group.erase(std::remove_if(group.begin(), group.end(), ended), group.end());
+        if (group.empty()) return;
+        if (first || group.size() == 1) {
+            for (Request* request : group)
+                scan_clusters(isa, index, *request, request->scanned, request->taken.size(), request->scan);
+        } else {
+            scan_shared(isa, index, group);
         }
-    });
-    for (size_t task = 0; task < scans.size(); ++task)
-        batch[task / static_cast<size_t>(parts)]->scan.best.merge(scans[task].best);
+        for (Request* request : group) {
+            finish_scan(isa, index, *request, request->scan);
+            request->scan.best.cut();
+        }
+    }
+}
+
+// A request of its own: the clusters of a round are dealt out to the threads, each with candidates of its own.
+void scan_in_parts(const InstructionSet& isa, const SearchIndex& index, const uint32_t* all, int64_t threads,
+                   Request& request) {
+    while (take_clusters(isa, index, all, request)) {
+        const int64_t first = request.scanned, count = static_cast<int64_t>(request.taken.size()) - first;
+        const int64_t parts = std::min(threads, count);
+        std::vector<Scan> scans(static_cast<size_t>(parts));
+        parallel_for(parts, 1, [&](int64_t begin, int64_t end) {
+            for (int64_t part = begin; part < end; ++part) {
+                Scan& scan = scans[static_cast<size_t>(part)];
+                scan.best.reset(request.candidates, index.ids, request.scan.best.floor());
+                scan_clusters(isa, index, request, first + count * part / parts, first + count * (part + 1) / parts,
+                              scan);
+                finish_scan(isa, index, request, scan);
+            }
+        });
+        for (const Scan& scan : scans) request.scan.best.merge(scan.best);
+        request.scan.best.cut();
+    }
 }
 
 // Searches requests [first, first + batch.size()).
@@ -332,37 +243,57 @@ void search_part(const SearchRequests& requests, int64_t first, const SearchInde
     };
     each([&](int64_t i) { resolve(requests, first + i, index, limits, *batch[i]); });
     run_filters(requests, first, index, batch);
-    each([&](int64_t i) {
-        Request& request = *batch[i];
-        if (request.status != kStatusOk) return;
-        choose_clusters(isa, index, limits, all, request);
-        request.scan.best.reset(request.candidates, index.ids);
-    });
-    if (count >= threads) {
-        const std::vector<int64_t> bounds = share_out(batch, threads);
-        parallel_for(threads, 1, [&](int64_t begin, int64_t end) {
-            for (int64_t t = begin; t < end; ++t)
-                scan_group(isa, index, batch.data() + bounds[static_cast<size_t>(t)],
-                           bounds[static_cast<size_t>(t) + 1] - bounds[static_cast<size_t>(t)]);
-        });
-    } else {
-        scan_in_parts(isa, index, batch, (threads + count - 1) / count);
-    }
-    each([&](int64_t i) {
-        const int64_t b = first + i, width = limits.max_candidates;
-        Request& request = *batch[i];
+    const auto answer = [&](int64_t i) {
+        const int64_t b = first + i, width = results.width;
+        const Request& request = *batch[static_cast<size_t>(i)];
         const bool ok = request.status == kStatusOk;
-        if (!ok) request.scan.best.reset(0, index.ids);
-        finish(isa, index, requests.query + b * index.vectors.dims, request, width, results.rows + b * width,
-               results.ids + b * width, results.scores + b * width);
+        finish(isa, index, requests.query + b * index.vectors.dims, *batch[static_cast<size_t>(i)], width,
+               results.rows + b * width, results.ids + b * width, results.scores + b * width);
         const int64_t stats[4] = {static_cast<int64_t>(request.taken.size()), request.total, request.covered,
                                   request.covered == request.total};
         for (int s = 0; s < 4; ++s) results.stats[4 * b + s] = ok ? static_cast<int32_t>(stats[s]) : 0;
         results.status[b] = request.status;
+    };
+    // Starts to probe, and says whether there is anything to search.
+    const auto start = [&](Request& request) {
+        const bool ok = request.status == kStatusOk;
+        request.scan.best.reset(ok ? request.candidates : 0, index.ids);
+        if (ok) start_probing(index, limits, request);
+        return ok;
+    };
+    if (count < threads) {
+        for (int64_t i = 0; i < count; ++i) {
+            if (start(*batch[static_cast<size_t>(i)]))
+                scan_in_parts(isa, index, all, threads, *batch[static_cast<size_t>(i)]);
+            answer(i);
+        }
+        return;
+    }
+    // Requests take different times: with several groups a thread, no thread waits long for another.
+    const int64_t groups = threads == 1 ? 1 : std::min(count, kGroupsOfThread * threads);
+    std::atomic<int64_t> next{0};
+    parallel_for(threads, 1, [&](int64_t, int64_t) {
+        thread_local std::vector<Request*> group;
+        for (int64_t g; (g = next++) < groups;) {
+            group.clear();
+            for (int64_t i = count * g / groups; i < count * (g + 1) / groups; ++i)
+                if (start(*batch[static_cast<size_t>(i)])) group.push_back(batch[static_cast<size_t>(i)]);
+            scan_group(isa, index, all, group);
+            for (int64_t i = count * g / groups; i < count * (g + 1) / groups; ++i) answer(i);
+        }
     });
 }
 
 }  // namespace
+
+int64_t search_width(const SearchRequests& requests, const SearchLimits& limits) {
+    int64_t most = 0;
+    for (int64_t b = 0; b < requests.batch; ++b) {
+        const int64_t asked = requests.limits[2 * b + 1], wanted = asked == 0 ? limits.candidates : asked;
+        if (wanted <= limits.max_candidates) most = std::max(most, wanted);
+    }
+    return most;
+}
 
 void search(const SearchRequests& requests, const SearchIndex& index, const SearchLimits& limits,
             const SearchResults& results) {

@@ -15,11 +15,12 @@ namespace silvertriton::cpu {
 // enter, their ids decide at the cut. The order is total, so the result does not depend on the order of arrival.
 class TopCandidates {
   public:
-    void reset(int64_t limit, const int64_t* ids) {
+    // `floor`: what others have found already; rows below it are of no use.
+    void reset(int64_t limit, const int64_t* ids, float floor = kMinusInfinity) {
         limit_ = trigger_ = static_cast<size_t>(limit);
         ids_ = ids;
         count_ = 0;
-        floor_ = kMinusInfinity;
+        floor_ = floor;
     }
 
     float floor() const { return floor_; }
@@ -47,8 +48,8 @@ class TopCandidates {
 
     // Drops all but the best `limit`, in any order.
     void cut() {
-        if (count_ < limit_) return;
-        trigger_ = limit_ + std::max(limit_ / 2, kSlack);
+        if (count_ < limit_ || (count_ == limit_ && trigger_ > limit_)) return;
+        trigger_ = limit_ + std::max(limit_, kSlack);
         if (limit_ > 0) {
             if (count_ > limit_) partition();
             const auto begin = hits_.begin(), end = begin + static_cast<int64_t>(count_);

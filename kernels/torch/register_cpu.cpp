@@ -171,12 +171,12 @@ std::tuple<Tensor, Tensor, Tensor> filter_rows(const Tensor& program, const Tens
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> search(
     const Tensor& query, const Tensor& filter, const Tensor& exclude, const Tensor& limits, const Tensor& status,
     const Tensor& projection, const Tensor& codes, const Tensor& scales, const Tensor& vectors, const Tensor& ids,
-    const Tensor& item_rows, const Tensor& centroid_codes, const Tensor& centroid_scales, const Tensor& probe_growth,
-    const Tensor& feature_terms, const Tensor& term_keys, const Tensor& term_bitmap, const Tensor& term_postings,
-    const Tensor& postings, const Tensor& bitmaps, const Tensor& feature_number, const Tensor& number_values,
-    const Tensor& number_rows, const Tensor& number_known, const Tensor& number_bitmaps, const Tensor& valid,
-    const Tensor& cluster_blocks, int64_t fingerprint, int64_t probes, int64_t candidates, int64_t max_candidates,
-    int64_t exact_rows) {
+    const Tensor& item_rows, const Tensor& centroid_codes, const Tensor& centroid_scales,
+    const Tensor& centroid_spreads, const Tensor& reach, const Tensor& feature_terms, const Tensor& term_keys,
+    const Tensor& term_bitmap, const Tensor& term_postings, const Tensor& postings, const Tensor& bitmaps,
+    const Tensor& feature_number, const Tensor& number_values, const Tensor& number_rows, const Tensor& number_known,
+    const Tensor& number_bitmaps, const Tensor& valid, const Tensor& cluster_blocks, int64_t fingerprint,
+    int64_t probes, int64_t candidates, int64_t max_candidates, int64_t exact_rows) {
     const Checks checks("search");
     Dim B("B"), D("D"), D0("D or 0"), P("P"), F("F"), E("E"), N("N"), G("G"), NB("NB"), C1("C + 1"),
         two("2", 2, "the contract"), block("32", kBlockRows, "the layout"), four("4", 4, "the layout");
@@ -209,10 +209,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> search(
     checks.tensor("item_rows", item_rows, ScalarType::Int, {&N});
     checks.tensor("centroid_codes", centroid_codes, ScalarType::Char, {&CB, &P4, &block, &four});
     checks.tensor("centroid_scales", centroid_scales, ScalarType::Float, {&CB, &block});
-    checks.tensor("probe_growth", probe_growth, ScalarType::Float, {&G});
-    checks.range("probe_growth", G.value(), 1, 32, "one factor for each power of 4, the first of them 1");
-    checks.range("probes", probes, 0, kMaxInt32, "it is a number of clusters");
-    checks.range("max_candidates", max_candidates, 0, kMaxInt32, "it is the width of the result");
+    checks.tensor("centroid_spreads", centroid_spreads, ScalarType::Float, {&CB, &block});
+    checks.tensor("reach", reach, ScalarType::Float, {&G});
+    checks.range("reach", G.value(), 1, 32, "one for each power of 4");
+    checks.range("probes", probes, 0, kMaxInt32, "it is a number of clusters, or 0");
+    checks.range("max_candidates", max_candidates, 0, kMaxInt32, "it is the most that a request may ask for");
     checks.range("candidates", candidates, 0, max_candidates, "it is at most max_candidates");
     checks.range("exact_rows", exact_rows, 0, kMaxInt32, "it is a number of rows");
 
@@ -224,21 +225,24 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> search(
         in<int64_t>(ids),
         in<int32_t>(item_rows),
         N.value(),
-        in<float>(probe_growth),
+        in<float>(centroid_spreads),
+        in<float>(reach),
         G.value(),
         filters,
     };
     const cpu::SearchRequests requests{in<float>(query),    in<int64_t>(filter), in<int64_t>(exclude),
                                        in<int32_t>(limits), in<int32_t>(status), B.value(),
                                        F.value(),           E.value(),           fingerprint};
-    Tensor rows = empty({B.value(), max_candidates}, ScalarType::Int);
-    Tensor found = empty({B.value(), max_candidates}, ScalarType::Long);
-    Tensor scores = empty({B.value(), max_candidates}, ScalarType::Float);
+    const cpu::SearchLimits bounds{probes, candidates, max_candidates, exact_rows};
+    const int64_t width = cpu::search_width(requests, bounds);
+    Tensor rows = empty({B.value(), width}, ScalarType::Int);
+    Tensor found = empty({B.value(), width}, ScalarType::Long);
+    Tensor scores = empty({B.value(), width}, ScalarType::Float);
     Tensor stats = empty({B.value(), 4}, ScalarType::Int);
     Tensor first_status = empty({B.value()}, ScalarType::Int);
-    cpu::search(
-        requests, index, {probes, candidates, max_candidates, exact_rows},
-        {out<int32_t>(rows), out<int64_t>(found), out<float>(scores), out<int32_t>(stats), out<int32_t>(first_status)});
+    cpu::search(requests, index, bounds,
+                {out<int32_t>(rows), out<int64_t>(found), out<float>(scores), out<int32_t>(stats),
+                 out<int32_t>(first_status), width});
     return {rows, found, scores, stats, first_status};
 }
 

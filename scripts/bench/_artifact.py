@@ -40,12 +40,13 @@ class InProcess:
     def __init__(self, repository: Path) -> None:
         ops.load()
         self.network = torch.jit.load(str(repository / "retrieval" / "1" / MODEL_FILE)).eval()
-        self.names = [argument.name for argument in self.network.forward.schema.arguments[1:]]
+        self.forward = self.network.forward
+        self.names = [argument.name for argument in self.forward.schema.arguments[1:]]
 
     def __call__(self, queries: np.ndarray) -> np.ndarray:
         inputs = [torch.from_numpy(array) for array in neutral(self.names, queries)]
         with torch.inference_mode(), torch.jit.optimized_execution(False):
-            return np.asarray(self.network(*inputs)[0].numpy())
+            return np.asarray(self.forward(*inputs)[0].numpy())
 
 
 def neutral(names: list[str], queries: np.ndarray) -> list[np.ndarray]:

@@ -219,14 +219,13 @@ class SilverTriton:
         version = next((repository / "retrieval").glob("[0-9]*"))
         self.manifest = read_manifest(version)
         self.network = torch.jit.load(str(version / "model.pt")).eval()
+        self.forward, self.reach = self.network.forward, self.network.search.reach.clone()
 
     def threads(self, count: int) -> None:
         self.torch.set_num_threads(count)
 
     def settings(self) -> list[Setting]:
-        default = self.manifest.index.probes
-        counts = {max(1, round(default * share)) for share in np.geomspace(0.3, 8, 28)}
-        return [{"probes": p} for p in sorted(counts) if p <= self.manifest.index.clusters]
+        return [{"reach": round(float(added), 2)} for added in np.arange(-1.2, 2.01, 0.1)]  # beside the default
 
     def prepare(self, setting: Setting, passing: np.ndarray | None) -> Callable[[np.ndarray], np.ndarray]:
         from client import F, compile_filter
@@ -235,13 +234,16 @@ class SilverTriton:
         program = np.zeros(2, dtype=np.int64)
         if passing is not None:
             program = np.asarray(compile_filter(F.share == setting["share"], self.manifest.read_schema()))
-        limits = torch.tensor([[setting["probes"], 0]], dtype=torch.int32)
+        reach = self.reach + setting["reach"]
+        limits = torch.zeros(1, 2, dtype=torch.int32)
         inputs = [torch.from_numpy(program)[None], torch.full((1, 1), -1), torch.full((1, 1), torch.nan), limits]
         whole = {count: [tensor.repeat(count, 1) for tensor in inputs] for count in (1, 64)}
 
         def search(queries: np.ndarray) -> np.ndarray:
             neutral = whole.get(len(queries)) or [tensor.repeat(len(queries), 1) for tensor in inputs]
-            return np.asarray(self.network(torch.from_numpy(queries), *neutral)[0].numpy())
+            return np.asarray(self.forward(torch.from_numpy(queries), *neutral)[0].numpy())
+
+        self.network.search.reach.copy_(reach)
 
         return search
 

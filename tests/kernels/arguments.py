@@ -31,7 +31,7 @@ def catalogue(count: int) -> Items:
         [frozenset([i % 3, 10 + i % 40]) for i in range(count)],  # frequent terms and rare ones
     ]
     vectors = generator.normal(size=(count, 19))
-    return Items(vectors, columns, seed=4, clusters=6, code_dims=10, growth=[1, 2, 3], frequent=count // 15)
+    return Items(vectors, columns, seed=4, clusters=6, code_dims=10, reach=[1, 0.5, 0], frequent=count // 15)
 
 
 @cache

@@ -164,14 +164,17 @@ def item_index(vectors: np.ndarray, projected: np.ndarray, ids: np.ndarray, layo
     }
 
 
-def centroid_index(centroids: np.ndarray) -> dict[str, Tensor]:
-    """Centroids [C, P] as codes [ceil(C / 32), P4, 32, 4] and scales [ceil(C / 32), 32]."""
+def centroid_index(centroids: np.ndarray, spreads: np.ndarray) -> dict[str, Tensor]:
+    """Centroids [C, P] and spreads [C] as codes [ceil(C / 32), P4, 32, 4], scales and spreads [ceil(C / 32), 32]."""
     padded = np.zeros((-(-len(centroids) // BLOCK) * BLOCK, centroids.shape[1]), dtype=np.float32)
     padded[: len(centroids)] = centroids
     scales, _, codes = quantize_rows(padded, padded)
+    padded_spreads = np.zeros(len(padded), dtype=np.float32)
+    padded_spreads[: len(spreads)] = spreads
     return {
         "centroid_codes": torch.from_numpy(in_blocks(codes)),
         "centroid_scales": torch.from_numpy(scales.reshape(-1, BLOCK)),
+        "centroid_spreads": torch.from_numpy(padded_spreads.reshape(-1, BLOCK)),
     }
 
 
@@ -194,8 +197,8 @@ class Items:
     """A catalogue as the tensors that `search` takes and as its reference takes it.
 
     Items are numbered in ascending order of their ids, which is another order than that of their rows. `cluster_of`
-    [N], else clusters are random. Codes are of the vectors themselves without `projection` [D, P] and without
-    `code_dims`, the P of a random one.
+    [N], else clusters are random, and their `centroids` [C, P] and `spreads` [C] too. Codes are of the vectors
+    themselves without `projection` [D, P] and without `code_dims`, the P of a random one.
     """
 
     def __init__(
@@ -208,7 +211,9 @@ class Items:
         cluster_of: np.ndarray | None = None,
         code_dims: int = 0,
         projection: np.ndarray | None = None,
-        growth: Sequence[float] = (1.0,),
+        centroids: np.ndarray | None = None,
+        spreads: np.ndarray | None = None,
+        reach: Sequence[float] = (1.0,),
         frequent: int = 8,
     ) -> None:
         generator = np.random.default_rng(seed)
@@ -224,13 +229,17 @@ class Items:
         elif projection is None:
             projection = np.empty((0, self.dims), dtype=np.float32)
         projected = vectors @ projection if len(projection) else vectors
-        centroids = generator.normal(size=(clusters, projected.shape[1])).astype(np.float32)
-        centroids[clusters - clusters // 4 :] = centroids[:1]  # ties
+        if centroids is None:
+            centroids = generator.normal(size=(clusters, projected.shape[1])).astype(np.float32)
+            centroids[clusters - clusters // 4 :] = centroids[:1]  # ties
+        if spreads is None:
+            spreads = generator.choice([0.0, 0.5, 1.0, generator.random()], size=clusters).astype(np.float32)
+            spreads[clusters - clusters // 4 :] = spreads[:1]
         index = {
             "projection": torch.from_numpy(projection),
             **item_index(vectors, projected, self.ids, self.layout),
-            **centroid_index(centroids),
-            "probe_growth": torch.tensor(growth, dtype=torch.float32),
+            **centroid_index(centroids, spreads),
+            "reach": torch.tensor(reach, dtype=torch.float32),
         }
         filters = {
             **filter_index(self.columns, self.layout, buckets=4, frequent=frequent),
@@ -272,10 +281,13 @@ class Items:
         """Search one batch, compare all of its results with the reference and return the reference's."""
         results = [tensor.numpy() for tensor in ops.search(**self.arguments(requests, limits))]
         answers = [self.answer(request, limits) for request in requests]
+        asked = [request.limits[1] or limits.candidates for request in requests]
+        width = max((count for count in asked if 0 <= count <= limits.max_candidates), default=0)
+        assert all(tensor.shape == (len(requests), width) for tensor in results[:3]), note
         for b, expected in enumerate(answers):
             where = f"{note}, request {b} of {len(requests)}"
             rows, ids, scores, stats, status = (tensor[b] for tensor in results)
-            past = limits.max_candidates - len(expected.rows)
+            past = width - len(expected.rows)
             assert (int(status), stats.tolist()) == (expected.status, expected.stats), where
             assert rows.tolist() == expected.rows + [-1] * past, where
             assert ids.tolist() == expected.ids + [-1] * past, where

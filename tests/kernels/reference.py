@@ -6,7 +6,6 @@ kernels promise (kernels/include/silvertriton/instruction_set.h), so results are
 
 from __future__ import annotations
 
-import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 BLOCK = 32
 LANES = 16
+FIRST_ROUND = 4  # clusters considered before there is a worst candidate
 OK, BAD_QUERY, MALFORMED, WRONG_FINGERPRINT, BAD_EXCLUDE, BAD_WEIGHTS, BAD_LIMITS = 0, 3, 4, 5, 6, 7, 8
 AND, OR, NOT, ANY, ALL, RANGE, UNKNOWN = range(1, 8)
 
@@ -163,55 +163,57 @@ def sparse_rows(dims: int, code_dims: int) -> int:
     return (128 * groups + 128) // (2 * dims + 512)
 
 
-def grown_probes(probes: int, growth: np.ndarray, items: int, passing: int) -> int:
-    """Clusters that are enough when `passing` > 0 of the items pass; float32 throughout."""
+def reach_at(reach: np.ndarray, items: int, passing: int) -> np.float32:
+    """Standard deviations beyond a cluster's mean, where `passing` > 0 of the items pass; float32 throughout."""
     times = np.float32(items) / np.float32(passing)
-    last = len(growth) - 1
-    for g in range(last):
+    for g in range(len(reach) - 1):
         low, high = np.float32(4**g), np.float32(4 ** (g + 1))
         if times < high:
-            between = (times - low) / (high - low)
-            return math.ceil(np.float32(probes) * (growth[g] + (growth[g + 1] - growth[g]) * between))
-    return math.ceil(np.float32(probes) * growth[last])
+            return reach[g] + (reach[g + 1] - reach[g]) * ((times - low) / (high - low))
+    return reach[-1]
+
+
+def bounds(index: Mapping[str, np.ndarray], query_codes: np.ndarray, items: int, passing: int) -> np.ndarray:
+    """What rows of each cluster may score, [C] float32, in units of the query's scale."""
+    length = np.sqrt(np.float32((query_codes**2).sum()))
+    with np.errstate(over="ignore", invalid="ignore"):
+        beyond = reach_at(index["reach"], items, passing) * length * index["centroid_spreads"].reshape(-1)
+        means = code_scores(index["centroid_codes"], index["centroid_scales"], query_codes)
+        return (means + beyond)[: len(index["cluster_blocks"]) - 1]
 
 
 def probe(
-    query_codes: np.ndarray,
-    centroid_codes: np.ndarray,
-    centroid_scales: np.ndarray,
-    passing: np.ndarray,
-    probes: int,
-    candidates: int,
+    bound: np.ndarray, passing: np.ndarray, scores: Sequence[np.ndarray], probes: int, candidates: int
 ) -> list[int]:
-    """The clusters taken, in order. `passing` [C]: passing rows of each."""
-    scores = code_scores(centroid_codes, centroid_scales, query_codes)
+    """The clusters taken, in order. `bound` [C]; `passing` [C]: passing rows of each, and their `scores`."""
+    order = [c for c in np.argsort(-bound, kind="stable").tolist() if bound[c] == bound[c]]
     taken: list[int] = []
-    for cluster in sorted(np.flatnonzero(passing).tolist(), key=lambda c: (-scores[c], c)):
-        if len(taken) >= probes and passing[taken].sum() >= candidates:
-            break
-        taken.append(cluster)
-    return taken
+    considered = 0
+    while True:
+        found = np.sort(np.concatenate([np.empty(0, np.float32), *[scores[c] for c in taken]]))
+        floor = found[-candidates] if probes == 0 and 0 < candidates <= len(found) else -np.inf
+        for _ in range(max(FIRST_ROUND, considered, probes - considered)):
+            if probes > 0 and len(taken) >= probes and len(found) >= candidates:
+                return taken
+            if considered == len(order) or bound[order[considered]] < floor:
+                return taken
+            cluster = order[considered]
+            considered += 1
+            if passing[cluster] > 0:
+                taken.append(cluster)
+                found = np.concatenate([found, scores[cluster]])
 
 
-def scan(
-    query_codes: np.ndarray,
-    query_units: np.ndarray,
-    index: Mapping[str, np.ndarray],
-    passes: np.ndarray,
-    candidates: int,
-    sparse: int,
-) -> list[int]:
-    """The best `candidates` of the rows that pass, `passes` [R] bool; blocks of at most `sparse` by their vectors."""
+def scan_scores(
+    query_codes: np.ndarray, query_units: np.ndarray, index: Mapping[str, np.ndarray], passes: np.ndarray, sparse: int
+) -> np.ndarray:
+    """What rows are ranked by, [R] float32: passing ones in blocks of at most `sparse` by their vectors."""
     scores, scales = code_scores(index["codes"], index["scales"], query_codes), index["scales"].reshape(-1)
     in_block = passes.reshape(-1, BLOCK).sum(1)
-    found: list[tuple[float, int, int]] = []
-    for row in np.flatnonzero(passes).tolist():
-        score = scores[row]
-        if in_block[row // BLOCK] <= sparse:
-            with np.errstate(over="ignore"):
-                score = dot(index["vectors"][row], query_units) * scales[row]
-        found.append((-float(score), int(index["ids"][row]), row))
-    return [row for _, _, row in sorted(found)[:candidates]]
+    for row in np.flatnonzero(passes & (in_block <= sparse).repeat(BLOCK)).tolist():
+        with np.errstate(over="ignore"):
+            scores[row] = dot(index["vectors"][row], query_units) * scales[row]
+    return scores
 
 
 def rescore(query: np.ndarray, vectors: np.ndarray, scales: np.ndarray, rows: Sequence[int]) -> np.ndarray:
@@ -292,19 +294,19 @@ def search(request: Request, catalogue: Catalogue, limits: Limits) -> Found:
     total = int(passing.sum())
 
     codes, units = quantize(request.query, index["projection"])
+    sparse = sparse_rows(len(units), len(codes)) if request.program[1] != 0 else 0
+    ranked_by = scan_scores(codes, units, index, passes, sparse)
     if total <= max(limits.exact_rows, candidates):
         taken = np.flatnonzero(passing).tolist()
     else:
-        enough = grown_probes(probes, index["probe_growth"], len(catalogue.row_of_item), total)
-        taken = probe(
-            codes, index["centroid_codes"], index["centroid_scales"], passing, min(enough, clusters), candidates
-        )
+        bound = bounds(index, codes, len(catalogue.row_of_item), total)
+        of_cluster = [ranked_by[passes & (cluster_of_row == c)] for c in range(clusters)]
+        taken = probe(bound, passing, of_cluster, min(probes, clusters), candidates)
     passes &= np.isin(cluster_of_row, taken)
     covered = int(passing[taken].sum())
 
-    filtered = request.program[1] != 0
-    sparse = sparse_rows(len(units), len(codes)) if filtered else 0
-    found = scan(codes, units, index, passes, candidates, sparse)
+    ranking = sorted((-float(ranked_by[row]), int(index["ids"][row]), row) for row in np.flatnonzero(passes).tolist())
+    found = [row for _, _, row in ranking[:candidates]]
     scores = rescore(request.query, index["vectors"], index["scales"], found)
     ranked = select(scores, index["ids"][found], len(found))
     best = [found[at] for at in ranked]

@@ -129,9 +129,10 @@ from tests.kernels.reference import Limits, Request
 ops.load()
 items = Items(np.ones((100, 4)), cluster_of=np.arange(100) % 4)
 request = Request(np.ones(4, np.float32))
-for probes, growth in ((0, 1.0), (1, 0.0)):
-    given = items.arguments([request], Limits(probes, 10, 10))
-    given["probe_growth"] = torch.tensor([growth])
+for reach, spread in ((0.0, 1.0), (float("inf"), 0.0), (float("nan"), 1.0), (float("-inf"), 1.0)):
+    given = items.arguments([request], Limits(0, 10, 10))
+    given["reach"] = torch.tensor([reach])
+    given["centroid_spreads"] = torch.full((1, 32), spread)
     print(*ops.search(**given)[3][0].tolist())
 """
 

@@ -30,16 +30,27 @@ struct NextBlocks {
     int64_t blocks;  // 0: nothing
 };
 
+// What is added to the score of each row: reach * spreads[row], both steps rounded apart.
+struct Spreads {
+    const float* spreads;  // [blocks, 32], null: nothing
+    float reach;
+};
+
+inline Spreads from_block(const Spreads& spreads, int64_t block) {
+    return {spreads.spreads == nullptr ? nullptr : spreads.spreads + block * kBlockRows, spreads.reach};
+}
+
 struct InstructionSet {
     const char* name;
 
     // Scores the masked rows of `blocks` consecutive blocks ([blocks, D4, 32, 4] bytes, no alignment):
-    // float(sum over components of code * query code) * scale. Appends packed_hit(score, first_row + 32 b + r) to
-    // `hits` for each row whose bit is set in masks[b] and whose score is >= floor (never one that is NaN), rows
-    // ascending, and returns how many. `hits` has room for all 32 * blocks. `next` changes no result.
-    int64_t (*scan_blocks)(const int8_t* codes, const float* scales, const uint32_t* masks, int64_t blocks,
-                           int32_t first_row, const QueryCodes& query, float floor, const NextBlocks& next,
-                           uint64_t* hits);
+    // float(sum over components of code * query code) * scale, and what `spreads` adds. Appends packed_hit(score,
+    // first_row + 32 b + r) to `hits` for each row whose bit is set in masks[b] and whose score is >= floor (never one
+    // that is NaN), rows ascending, and returns how many. `hits` has room for all 32 * blocks. `next` changes no
+    // result.
+    int64_t (*scan_blocks)(const int8_t* codes, const float* scales, const Spreads& spreads, const uint32_t* masks,
+                           int64_t blocks, int32_t first_row, const QueryCodes& query, float floor,
+                           const NextBlocks& next, uint64_t* hits);
 
     // Dot product of one fp16 row [D] with a float32 query, zero-padded to a multiple of 16 components.
     float (*dot_row)(const uint16_t* row, const float* query, int64_t dims);

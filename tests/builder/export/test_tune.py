@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from builder.export import calibrate as calibrate_module
 from builder.export.artifact import Source, export
 from builder.export.calibrate import CANDIDATES, candidates_for
 from builder.export.config import configured_processes
-from builder.export.manifest import read_manifest, verify
+from builder.export.manifest import OPERATORS, read_manifest, verify
 from builder.export.sources import read_source
 from builder.export.tune import Tuned, tune
 from tests.builder.artifacts import (
@@ -70,7 +71,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     centres = rng.normal(size=(60, DIMS))
 
     def near(count: int) -> np.ndarray:
-        return (centres[rng.integers(0, 60, size=count)] + 0.6 * rng.normal(size=(count, DIMS))).astype(np.float32)
+        return (centres[rng.integers(0, 60, size=count)] + 1.5 * rng.normal(size=(count, DIMS))).astype(np.float32)
 
     vectors, queries = near(ITEMS), near(QUERIES)
     ids = rng.permutation(10 * ITEMS)[:ITEMS].astype(np.int64)
@@ -96,11 +97,13 @@ def written(tuned: Tuned) -> Path:
     return tuned.version
 
 
-def served_recall(version: Path, shop: Shop, probes: int = 0, candidates: int = 0) -> float:
-    """Share of the exact top in float64 among what the whole network of a version returns."""
+def served_recall(version: Path, shop: Shop, reach: float = 0.0, candidates: int = 0) -> float:
+    """Share of the exact top in float64 among what the whole network of a version returns, with that more reach."""
     inputs = neutral(QUERIES, torch.from_numpy(shop.queries))
-    inputs["search"][:] = torch.tensor([probes, candidates], dtype=torch.int32)
-    item_ids = ask(version, inputs)[0].numpy()
+    inputs["search"][:, 1] = candidates
+    network = torch.jit.load(str(version / "model.pt"))
+    network.search.reach = network.search.reach + reach
+    item_ids = network(**inputs)[0].numpy()
     scores = shop.queries.astype(np.float64) @ shop.vectors.astype(np.float64).T
     exact = shop.ids[np.argsort(-scores, axis=1)[:, :RESULTS]]
     return sum(len(np.intersect1d(a, b)) for a, b in zip(item_ids, exact, strict=True)) / exact.size
@@ -112,21 +115,28 @@ def test_the_network_has_the_defaults_and_the_recall_that_are_reported(shop: Sho
         manifest = verify(version)
         search = torch.jit.load(str(version / "model.pt")).search
         chosen = found.chosen
-        assert (search.probes, search.candidates) == (chosen.probes, chosen.candidates)
-        assert (manifest.index.probes, manifest.index.candidates) == (chosen.probes, chosen.candidates)
+        assert (search.probes, search.candidates) == (0, chosen.candidates)
+        index = manifest.index
+        assert (index.reach[0], index.mean_probes, index.candidates) == (
+            chosen.reach,
+            chosen.probes,
+            chosen.candidates,
+        )
         assert search.exact_rows == manifest.index.exact_rows
-        np.testing.assert_allclose(search.probe_growth.numpy(), manifest.index.probe_growth, atol=1e-3)
+        np.testing.assert_allclose(search.reach.numpy(), manifest.index.reach, atol=1e-3)
         assert manifest.recall == found.recall
         assert (found.recall.at, found.recall.target, found.recall.queries) == (RESULTS, target, QUERIES)
         assert found.recall.source == "queries.npy"
         assert found.recall.measured >= target
         assert served_recall(version, shop) == pytest.approx(found.recall.measured, abs=0.005)  # near-ties may swap
         stats = ask(version, neutral(QUERIES, torch.from_numpy(shop.queries)))[5]
-        assert stats[:, 0].min() == chosen.probes  # more only where those clusters hold too few rows
+        assert float(stats[:, 0].float().mean()) == pytest.approx(chosen.probes, abs=0.1)
 
 
-def test_a_higher_target_takes_more_probes(tuned: list[Tuned]) -> None:
+def test_a_higher_target_takes_more_reach(tuned: list[Tuned]) -> None:
     by_target = sorted(tuned, key=lambda found: found.recall.target)
+    reach = [found.chosen.reach for found in by_target]
+    assert reach[0] < reach[1] < reach[2]
     probes = [found.chosen.probes for found in by_target]
     assert 1 <= probes[0] < probes[1] < probes[2] < 80
     measured = [found.recall.measured for found in by_target]
@@ -147,16 +157,16 @@ def test_everything_but_the_defaults_is_equal(shop: Shop, tuned: list[Tuned]) ->
     stored = dict(before.named_buffers())
     assert [name for name, _ in after.named_buffers()] == list(stored)
     for name, tensor in after.named_buffers():
-        assert name == "search.probe_growth" or torch.equal(tensor, stored[name]), name
+        assert name == "search.reach" or torch.equal(tensor, stored[name]), name
     first, last = (json.loads((home / name / "manifest.json").read_text()) for name in ("1", "4"))
-    for name in ("probes", "candidates", "exact_rows", "probe_growth"):
+    for name in ("mean_probes", "candidates", "exact_rows", "reach"):
         del first["index"][name], last["index"][name]
     assert {name for name in first if first[name] != last[name]} <= {"created", "files", "recall", "index"}
-    assert first["index"]["bytes"].pop("probe growth") > 0
-    assert last["index"]["bytes"].pop("probe growth") == after.search.probe_growth.nbytes
+    assert first["index"]["bytes"].pop("reach") > 0
+    assert last["index"]["bytes"].pop("reach") == after.search.reach.nbytes
     assert first["index"] == last["index"]
     inputs = neutral(QUERIES, torch.from_numpy(shop.queries))
-    inputs["search"][:] = torch.tensor([5, 40], dtype=torch.int32)  # what asks for settings gets the same answers
+    inputs["search"][:] = torch.tensor([80, 40], dtype=torch.int32)  # what asks for settings gets the same answers
     for one, other in zip(ask(home / "1", inputs), ask(home / "4", inputs), strict=True):
         assert torch.equal(one, other)
 
@@ -180,21 +190,24 @@ def test_the_version_before_and_the_configuration_stay(shop: Shop) -> None:
 
 def test_the_curve_is_what_the_network_finds_at_each_setting(shop: Shop, tuned: list[Tuned]) -> None:
     found = tuned[0]
-    settings = [(point.probes, point.candidates) for point in found.curve]
+    settings = [(point.reach, point.candidates) for point in found.curve]
     assert settings == sorted(set(settings))
     assert found.chosen in found.curve
     chosen = found.chosen
-    assert {candidates for probes, candidates in settings if probes == chosen.probes} == {
+    assert {candidates for reach, candidates in settings if reach == chosen.reach} == {
         candidates_for(factor, RESULTS, 1024) for factor in CANDIDATES
     } | {chosen.candidates}
-    probes = [probes for probes, candidates in settings if candidates == chosen.candidates]
-    assert min(probes) < chosen.probes < max(probes) <= 80
+    by_reach = [point for point in found.curve if point.candidates == chosen.candidates]
+    assert by_reach[0].reach < chosen.reach < by_reach[-1].reach
+    assert by_reach[0].probes < chosen.probes < by_reach[-1].probes <= 80
     for point in found.curve:
-        measured = served_recall(shop.repository / "retrieval" / "1", shop, point.probes, point.candidates)
-        assert point.recall == pytest.approx(measured, abs=0.005), point
         assert 0 < point.milliseconds < 1000
-    by_probes = [point.recall for point in found.curve if point.candidates == chosen.candidates]
-    assert by_probes == sorted(by_probes)
+    for one, other in pairwise(by_reach):
+        assert one.recall <= other.recall + 0.005
+    version = written(found)
+    for point in (by_reach[0], chosen, by_reach[-1]):
+        measured = served_recall(version, shop, reach=point.reach - chosen.reach, candidates=point.candidates)
+        assert point.recall == pytest.approx(measured, abs=0.005), point
 
 
 def test_a_trial_writes_nothing_and_chooses_the_same(shop: Shop, tuned: list[Tuned]) -> None:
@@ -202,7 +215,7 @@ def test_a_trial_writes_nothing_and_chooses_the_same(shop: Shop, tuned: list[Tun
     trial = tune(shop.source, shop.repository, recall=0.99, write=False)
     assert trial.version is None
     assert trial.recall == tuned[2].recall
-    assert (trial.chosen.probes, trial.chosen.candidates) == (tuned[2].chosen.probes, tuned[2].chosen.candidates)
+    assert (trial.chosen.reach, trial.chosen.candidates) == (tuned[2].chosen.reach, tuned[2].chosen.candidates)
     assert {path: path.stat().st_mtime_ns for path in shop.folder.rglob("*")} == there
 
 
@@ -268,8 +281,9 @@ def test_what_cannot_be_tuned_is_refused_before_any_work(shop: Shop, tmp_path: P
     version = export(source, tmp_path / "repository")
     manifest = version / "manifest.json"
     written = manifest.read_text()
-    manifest.write_text(written.replace('"operators": 2', '"operators": 1'))
-    with pytest.raises(BuilderError, match=r"/1: is for operators 1, this builder has 2\n  .*builder export"):
+    manifest.write_text(written.replace(f'"operators": {OPERATORS}', '"operators": 1'))
+    has = f"this builder has {OPERATORS}"
+    with pytest.raises(BuilderError, match=rf"/1: is for operators 1, {has}\n  .*builder export"):
         tune(source, tmp_path / "repository")
     manifest.write_text(written)
     config = version.parent / "config.pbtxt"

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from builder.index.kmeans import _repair_empty, assign, automatic_clusters, nearest, probe_centroids, spherical_kmeans
+from builder.index.kmeans import _repair_empty, assign, automatic_clusters, cluster_shapes, nearest, spherical_kmeans
 
 
 def clustered(seed: int, clusters: int = 8, per_cluster: int = 200, dims: int = 16) -> tuple[np.ndarray, np.ndarray]:
@@ -111,12 +111,30 @@ def test_nearest_and_assign_agree_with_numpy_across_chunks(monkeypatch: pytest.M
     assert np.array_equal(assign(vectors, torch.from_numpy(centroids)), expected)
 
 
-def test_probe_centroids_have_the_length_of_their_rows() -> None:
-    vectors = np.array([[3, 4], [0, 5], [1, 0]], dtype=np.float32)
-    labels = np.array([0, 0, 2], dtype=np.int32)
-    directions = torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])
-    expected = torch.tensor([[0.0, 5.0], [0.0, 0.0], [1.0, 0.0]])
-    torch.testing.assert_close(probe_centroids(vectors, labels, directions), expected)
+def test_cluster_shapes_are_means_and_deviations_in_one_direction() -> None:
+    rng = np.random.default_rng(10)
+    vectors = (rng.normal(size=(2000, 6)) + 5).astype(np.float32)
+    labels = rng.choice([0, 1, 3], size=2000).astype(np.int32)
+    vectors[labels == 3] = np.arange(6)
+    means, spreads = cluster_shapes(vectors, labels, 4)
+    assert means.dtype == spreads.dtype == torch.float32
+    for cluster in (0, 1):
+        rows = vectors[labels == cluster].astype(np.float64)
+        np.testing.assert_allclose(means[cluster], rows.mean(0), rtol=1e-6)
+        np.testing.assert_allclose(spreads[cluster], np.sqrt(rows.var(0).mean()), rtol=1e-6)
+    assert means[2].tolist() == [0] * 6  # of no rows
+    assert means[3].tolist() == list(range(6))
+    assert spreads[2] == 0
+    assert spreads[3] < 1e-6
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30, 3e38])
+def test_cluster_shapes_of_any_magnitude(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("builder.index.kmeans.ROWS_PER_CHUNK", 7)
+    rows = np.random.default_rng(11).uniform(-1, 1, size=(50, 3))
+    means, spreads = cluster_shapes((rows * scale).astype(np.float32), np.zeros(50, dtype=np.int32), 1)
+    np.testing.assert_allclose(means[0].numpy() / scale, rows.mean(0), rtol=1e-5)
+    assert float(spreads[0]) == pytest.approx(min(np.sqrt(rows.var(0).mean()) * scale, 1e30), rel=1e-5)
 
 
 @pytest.mark.parametrize(("rows", "clusters"), [(1, 1), (127, 1), (1682, 26), (40_981, 405), (1_000_000, 2000)])

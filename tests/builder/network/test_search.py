@@ -106,7 +106,8 @@ def test_a_request_answers_the_same_alone_and_among_others(search: Search, ids: 
             queries[row : row + 1], **{name: t[row : row + 1] for name, t in {**inputs, "status": incoming}.items()}
         )
         for one, all_of_them in zip(alone, together, strict=True):
-            assert torch.equal(one[0], all_of_them[row]), f"row {row}"
+            mine = all_of_them[row].flatten()[: one[0].numel()]  # it may be wider, for another request
+            assert torch.equal(one[0].flatten(), mine), f"row {row}"
 
 
 def test_excluded_ids_do_not_leave_the_search(search: Search) -> None:
@@ -149,18 +150,30 @@ def test_codes_of_fewer_dims_find_what_lies_in_those() -> None:
 
 
 @pytest.mark.parametrize("passing", [40, 41])
-def test_exact_rows_and_probe_growth_reach_the_operator(vectors: np.ndarray, ids: np.ndarray, passing: int) -> None:
+def test_exact_rows_and_probes_reach_the_operator(vectors: np.ndarray, ids: np.ndarray, passing: int) -> None:
     index = build_index(vectors, ids, (), clusters=CLUSTERS, seed=0)
     limits = {"fingerprint": 42, "probes": 1, "candidates": 1, "max_candidates": MAX}
     inputs = {**neutral(1), "exclude": torch.from_numpy(ids[passing:])[None]}
-    query, taken = torch.ones(1, DIMS), []
-    for more in ({}, {"exact_rows": 40}, {"probe_growth": torch.tensor([1.0, 3.0])}):
-        _, _, _, stats, _ = Search(index, **limits, **more)(query, **inputs, status=good(1))
+    for exact_rows in (0, 40):
+        search = Search(index, **limits, exact_rows=exact_rows)
+        _, _, _, stats, _ = search(torch.ones(1, DIMS), **inputs, status=good(1))
         assert stats[0, 1] == passing
-        taken.append(int(stats[0, 0]))
-    assert taken[0] == 1
-    assert taken[1] == (CLUSTERS if passing <= 40 else 1)
-    assert taken[2] == 3
+        assert stats[0, 0] == (CLUSTERS if passing <= exact_rows else 1)
+
+
+def test_reach_finds_more_and_takes_more(vectors: np.ndarray, ids: np.ndarray) -> None:
+    clusters = 30
+    index = build_index(vectors, ids, (), clusters=clusters, seed=0)
+    queries = torch.from_numpy(np.random.default_rng(2).normal(size=(20, DIMS)).astype(np.float32))
+    truth = np.argsort(-(queries.numpy() @ vectors.T), axis=1)[:, :5]
+    taken, recall = [], []
+    for reach in (0.0, 2.0, 50.0):
+        settings = {"fingerprint": 42, "candidates": 10, "max_candidates": MAX, "reach": torch.tensor([reach])}
+        _, found, _, stats, _ = Search(index, **settings)(queries, **neutral(20), status=good(20))
+        taken.append(float(stats[:, 0].float().mean()))
+        recall.append(np.mean([np.isin(ids[best], row).mean() for best, row in zip(truth, found.numpy(), strict=True)]))
+    assert 4 <= taken[0] < taken[1] < taken[2] == clusters
+    assert recall[0] < recall[1] <= recall[2] == 1
 
 
 def test_the_smallest_status_wins() -> None:
@@ -188,7 +201,8 @@ def test_everything_is_a_buffer_that_moves_and_loads(search: Search, vectors: np
             assert torch.equal(one, loaded)
     assert {
         "projection",
-        "probe_growth",
+        "reach",
+        "centroid_spreads",
         "codes",
         "vectors",
         "ids",

@@ -167,7 +167,7 @@ void check_scan_blocks(Random& random, int64_t groups, int64_t blocks) {
     const size_t rows = static_cast<size_t>(blocks * kBlockRows), quads = static_cast<size_t>(groups);
     const size_t bytes = quads * rows * 4;
     Fenced<int8_t> codes(bytes, random.below(2) == 0 ? 0 : static_cast<size_t>(random.below(16)));
-    Fenced<float> scales(rows);
+    Fenced<float> scales(rows), values(rows);
     Fenced<uint32_t> masks(static_cast<size_t>(blocks));
     Fenced<int32_t> query(quads);
 
@@ -189,6 +189,8 @@ void check_scan_blocks(Random& random, int64_t groups, int64_t blocks) {
         if (scale_kind == 4 && random.below(20) == 0) scale *= 1e6f;
     }
     for (uint32_t& mask : masks) mask = random_mask(random);
+    for (float& value : values) value = scale_kind == 1 ? random.any_of(kOdd) : random.unit();
+    const Spreads spreads{random.below(2) == 0 ? nullptr : values.data(), 3.0f * random.unit()};
 
     // The definition.
     std::vector<float> scores(rows);
@@ -201,6 +203,8 @@ void check_scan_blocks(Random& random, int64_t groups, int64_t blocks) {
                 sum += codes[static_cast<size_t>(((b * groups + j) * kBlockRows + r) * 4 + c)] * query_codes[4 * j + c];
         scores[static_cast<size_t>(row)] =
             static_cast<float>(static_cast<int32_t>(sum)) * scales[static_cast<size_t>(row)];
+        if (spreads.spreads != nullptr)
+            scores[static_cast<size_t>(row)] += spreads.reach * values[static_cast<size_t>(row)];
         masked[static_cast<size_t>(row)] = masks[static_cast<size_t>(b)] >> r & 1;
     }
 
@@ -217,8 +221,8 @@ void check_scan_blocks(Random& random, int64_t groups, int64_t blocks) {
         const NextBlocks next{codes.data(), scales.data(), random.below(2) * blocks};
         for (const InstructionSet* set : sets) {
             Fenced<uint64_t> hits(rows);
-            const int64_t count = set->scan_blocks(codes.data(), scales.data(), masks.data(), blocks, first_row,
-                                                   prepared, floor, next, hits.data());
+            const int64_t count = set->scan_blocks(codes.data(), scales.data(), spreads, masks.data(), blocks,
+                                                   first_row, prepared, floor, next, hits.data());
             const std::vector<uint64_t> got(hits.data(), hits.data() + count);
             if (got == expected) continue;
             fail(*set, "scan_blocks: " + std::to_string(count) + " hits, expected " + std::to_string(expected.size()) +
@@ -401,9 +405,12 @@ void check_search(Random& random, int64_t dims, int64_t code_dims, int64_t clust
     index.ids = ids.data();
     index.item_rows = rows_by_id.data();
     index.item_count = static_cast<int64_t>(rows_by_id.size());
-    const float probe_growth[] = {1.0f, 1.5f, 2.5f};
-    index.probe_growth = probe_growth;
-    index.growth_count = 3;
+    std::vector<float> centroid_spreads(static_cast<size_t>(centroids.view().blocks * kBlockRows));
+    for (float& spread : centroid_spreads) spread = std::fabs(random.unit()) * magnitude;
+    index.centroid_spreads = centroid_spreads.data();
+    const float reach[] = {1.0f, 0.5f, 0.25f};
+    index.reach = reach;
+    index.reach_count = 3;
     FilterIndex& filters = index.filters;
     filters.feature_terms = feature_terms;
     filters.term_keys = term_keys;
@@ -462,8 +469,8 @@ void check_search(Random& random, int64_t dims, int64_t code_dims, int64_t clust
                 cpu::search(
                     {query.data() + first * dims, program.data() + first * kProgram, exclude.data() + first * kExclude,
                      limits.data() + first * 2, status.data() + first, batch, kProgram, kExclude, kFingerprint},
-                    index, {4, 30, kMost, 40},
-                    {one.rows.data(), one.ids.data(), scores.data(), one.stats.data(), one.status.data()});
+                    index, {0, 30, kMost, 40},
+                    {one.rows.data(), one.ids.data(), scores.data(), one.stats.data(), one.status.data(), kMost});
                 for (const float score : scores) one.scores.push_back(bits_of(score));
                 results.push_back(one);
             }

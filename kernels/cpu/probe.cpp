@@ -1,0 +1,138 @@
+// Which clusters a request scans, a round at a time.
+
+#include "probe.h"
+
+#include <algorithm>
+#include <functional>
+#include <limits>
+
+#include "sort_hits.h"
+
+namespace silvertriton::cpu {
+namespace {
+
+// Clusters that the first round considers; each later one considers as many as all before it.
+constexpr int64_t kFirstRound = 4;
+
+// Clusters that are put in order at first, and times as many when those did not do.
+constexpr int64_t kFirstOrdered = 64, kMoreOrdered = 4;
+
+// Passing rows of a cluster, counted when it is looked at: most clusters of most requests never are. Without a filter
+// only a cluster's last block has rows that are none.
+int64_t passing_rows(const InstructionSet& isa, const SearchIndex& index, const Request& request, int64_t cluster) {
+    const int64_t first = index.filters.cluster_blocks[cluster], last = index.filters.cluster_blocks[cluster + 1];
+    if (first == last) return 0;
+    const auto c = static_cast<size_t>(cluster);
+    if (request.listed) return request.first_of[c + 1] - request.first_of[c];
+    if (request.filtered) return isa.count_words(request.words.data() + first, last - first);
+    const auto& excluded = request.excluded;
+    const auto begin = std::lower_bound(excluded.begin(), excluded.end(), first * kBlockRows);
+    const int64_t absent = std::lower_bound(begin, excluded.end(), last * kBlockRows) - begin;
+    return (last - first - 1) * kBlockRows + count_bits(index.filters.valid[last - 1]) - absent;
+}
+
+// The rows of the mask as a list.
+void list_mask(int64_t blocks, Request& request) {
+    const uint32_t* words = request.words.data();
+    request.rows.clear();
+    for (int64_t b = 0; b < blocks; ++b)
+        for (uint32_t bits = words[b]; bits != 0; bits &= bits - 1)
+            request.rows.push_back(static_cast<int32_t>(b * kBlockRows + __builtin_ctz(bits)));
+    request.listed = true;
+}
+
+// Finds where the listed rows of each cluster begin.
+void split_list(const SearchIndex& index, Request& request) {
+    const int32_t* blocks = index.filters.cluster_blocks;
+    const int32_t* rows = request.rows.data();
+    const int32_t count = static_cast<int32_t>(request.rows.size());
+    request.first_of.resize(static_cast<size_t>(index.filters.clusters) + 1);
+    int32_t row = 0;
+    for (int64_t c = 0; c <= index.filters.clusters; ++c) {
+        while (row < count && rows[row] < blocks[c] * kBlockRows) ++row;
+        request.first_of[static_cast<size_t>(c)] = row;
+    }
+}
+
+// All clusters with a passing row.
+void take_all(const InstructionSet& isa, const SearchIndex& index, Request& request) {
+    request.covered = request.total;
+    for (int64_t c = 0; c < index.filters.clusters; ++c)
+        if (passing_rows(isa, index, request, c) > 0) request.taken.push_back(static_cast<int32_t>(c));
+}
+
+// How many standard deviations beyond a cluster's mean its rows are expected, where `passing` of the items pass:
+// piecewise linear in items / passing between the powers of 4.
+float reach_at(const SearchIndex& index, int64_t passing) {
+    const float times = static_cast<float>(index.item_count) / static_cast<float>(passing);
+    int64_t g = 0;
+    float power = 1.0f;
+    while (g + 1 < index.reach_count && times >= 4.0f * power) {
+        power *= 4.0f;
+        g += 1;
+    }
+    const float reach = index.reach[g];
+    if (g + 1 == index.reach_count) return reach;
+    return reach + (index.reach[g + 1] - reach) * ((times - power) / (3.0f * power));
+}
+
+// The best clusters in order, at least `wanted` of them if so many reach the floor. The order is total and the floor
+// only rises, so what was considered before comes first again.
+void order_clusters(const InstructionSet& isa, const SearchIndex& index, const uint32_t* all, int64_t wanted,
+                    float floor, Request& request) {
+    while (request.ordered < wanted) request.ordered = std::max(kFirstOrdered, kMoreOrdered * request.ordered);
+    thread_local TopCandidates best;
+    best.reset(request.ordered, nullptr, floor);
+    scan_run(isa, index.centroids, request.spreads, all, 0, index.centroids.blocks, request.query.codes(), {}, best);
+    best.cut();
+    request.best_clusters.assign(best.hits(), best.hits() + best.count());
+    sort_hits(request.best_clusters, request.spare, std::greater<>());
+}
+
+}  // namespace
+
+void start_probing(const SearchIndex& index, const SearchLimits& limits, Request& request) {
+    if (!request.filtered) request.total = index.item_count - static_cast<int64_t>(request.excluded.size());
+    request.exact = request.total <= std::max(limits.exact_rows, request.candidates);
+    request.exhausted = request.total == 0;
+    request.probes = std::min(request.probes, index.filters.clusters);
+    if (request.exhausted) return;
+    if (request.exact && request.filtered && !request.listed) list_mask(index.items.blocks, request);
+    if (request.listed) split_list(index, request);
+    request.spreads = {index.centroid_spreads, reach_at(index, request.total) * request.query.length()};
+}
+
+bool take_clusters(const InstructionSet& isa, const SearchIndex& index, const uint32_t* all, Request& request) {
+    request.scanned = static_cast<int64_t>(request.taken.size());
+    const auto enough = [&] {
+        return request.probes > 0 && static_cast<int64_t>(request.taken.size()) >= request.probes &&
+               request.covered >= request.candidates;
+    };
+    if (request.exact && !request.exhausted) {
+        take_all(isa, index, request);
+        request.exhausted = true;
+    }
+    const float floor = request.probes > 0 ? -std::numeric_limits<float>::infinity() : request.scan.best.floor();
+    while (!request.exhausted && static_cast<int64_t>(request.taken.size()) == request.scanned && !enough()) {
+        const int64_t end = std::max({kFirstRound, 2 * request.considered, request.probes});
+        if (end > request.ordered) order_clusters(isa, index, all, end, floor, request);
+        for (int64_t& at = request.considered; at < end && !enough(); ++at) {
+            const auto found = static_cast<size_t>(at);
+            if (found >= request.best_clusters.size() || score_of(key_of(request.best_clusters[found])) < floor) {
+                request.exhausted = true;
+                break;
+            }
+            const int32_t cluster = row_of(request.best_clusters[found]);
+            const int64_t passing = passing_rows(isa, index, request, cluster);
+            if (passing == 0) continue;
+            request.taken.push_back(cluster);
+            request.covered += passing;
+        }
+    }
+    const auto after = static_cast<size_t>(request.considered);
+    const bool more = !request.exhausted && after < request.best_clusters.size();
+    request.upcoming = more ? row_of(request.best_clusters[after]) : -1;
+    return static_cast<int64_t>(request.taken.size()) > request.scanned;
+}
+
+}  // namespace silvertriton::cpu
