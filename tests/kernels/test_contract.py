@@ -106,7 +106,6 @@ FREE = {
     ("search", "exclude", 1),
     ("search", "projection", 1),
     ("search", "item_rows", 0),
-    ("search", "centroid_spreads", 0),
     ("search", "reach", 0),
     ("search", "postings", 0),
     ("search", "bitmaps", 0),
