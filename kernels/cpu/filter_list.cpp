@@ -197,11 +197,30 @@ Bound bound_of(const Plan& plan, const FilterIndex& index) {
     return sets.empty() ? Bound{} : std::move(sets.back());
 }
 
+// Whether the rows that satisfy the plan are the postings of its only term.
+bool is_one_list(const Plan& plan) {
+    return plan.steps.size() == 1 && plan.steps[0].opcode == Opcode::kAny && plan.terms.size() == 1 &&
+           plan.terms[0].bitmap == nullptr;
+}
+
+// Whether the postings are ascending rows that hold an item, as they are but in a damaged index.
+bool all_hold_items(const Term& term, const FilterIndex& index) {
+    const int32_t* rows = term.first;
+    const int64_t count = size_of(term);
+    int32_t falls = 0;  // without leaving early: compilers vectorise it
+    for (int64_t i = 0; i + 1 < count; ++i) falls |= rows[i] >= rows[i + 1];
+    if (count == 0 || falls != 0 || rows[0] < 0 || rows[count - 1] >= index.rows()) return false;
+    uint32_t hold = 1;
+    for (int64_t i = 0; i < count; ++i) hold &= index.valid[rows[i] / kBlockRows] >> (rows[i] % kBlockRows);
+    return hold != 0;
+}
+
 // In nanoseconds, measured by scripts/bench/filters. A wrong choice costs time, never an answer.
 bool list_is_cheaper(const Plan& plan, const FilterIndex& index, const Bound& bound) {
     constexpr double kRow = 2.5, kRowOperand = 1.0, kRowSorted = 2.0;  // the last for each doubling of their number
     constexpr double kWord = 0.3, kWordOperand = 0.13, kPosting = 1.0;
     if (!bound.exists) return false;
+    if (is_one_list(plan)) return true;  // and a copy of it costs less than setting as many bits
     const double rows = static_cast<double>(bound.rows), words = static_cast<double>(index.blocks);
     const double operands = static_cast<double>(plan.terms.size() + plan.ranges.size());
     double postings = 0;
@@ -214,6 +233,10 @@ bool list_is_cheaper(const Plan& plan, const FilterIndex& index, const Bound& bo
 }
 
 void list_rows(const Plan& plan, const FilterIndex& index, const Bound& bound, std::vector<int32_t>& rows) {
+    if (is_one_list(plan) && all_hold_items(plan.terms[0], index)) {
+        rows.assign(plan.terms[0].first, plan.terms[0].last);
+        return;
+    }
     rows.resize(static_cast<size_t>(bound.rows));
     const uint32_t end = static_cast<uint32_t>(index.rows());
     int64_t count = 0;

@@ -94,6 +94,7 @@ void resolve(const SearchRequests& requests, int64_t b, const SearchIndex& index
 // Takes excluded rows out of what passes the filter.
 void exclude_rows(Request& request) {
     const auto& excluded = request.excluded;
+    if (excluded.empty()) return;
     if (request.listed) {
         const auto gone = [&](int32_t row) { return std::binary_search(excluded.begin(), excluded.end(), row); };
         request.rows.erase(std::remove_if(request.rows.begin(), request.rows.end(), gone), request.rows.end());
