@@ -28,6 +28,9 @@ constexpr int64_t kMaskBytes = int64_t{1} << 20;
 // Groups of requests that each thread gets of a batch, about.
 constexpr int64_t kGroupsOfThread = 4;
 
+// Blocks of a lone request for which another thread is woken, which takes some microseconds.
+constexpr int64_t kBlocksOfThread = 256;
+
 bool finite(const float* query, int64_t dims) {
     bool all = true;
     for (int64_t i = 0; i < dims; ++i) all &= std::fabs(query[i]) <= std::numeric_limits<float>::max();
@@ -51,9 +54,8 @@ int32_t row_of_id(const SearchIndex& index, int64_t id) {
     return -1;
 }
 
-int64_t cluster_of(const SearchIndex& index, int32_t row) {
-    const int32_t* blocks = index.filters.cluster_blocks;
-    return std::upper_bound(blocks, blocks + index.filters.clusters + 1, row / kBlockRows) - blocks - 1;
+int64_t blocks_of(const SearchIndex& index, int32_t cluster) {
+    return index.filters.cluster_blocks[cluster + 1] - index.filters.cluster_blocks[cluster];
 }
 
 // Status, limits and query of one request. Nothing of a request that is not well is searched.
@@ -216,7 +218,15 @@ void scan_in_parts(const InstructionSet& isa, const SearchIndex& index, const ui
                    Request& request) {
     while (take_clusters(isa, index, all, request)) {
         const int64_t first = request.scanned, count = static_cast<int64_t>(request.taken.size()) - first;
-        const int64_t parts = std::min(threads, count);
+        int64_t blocks = 0;
+        for (int64_t i = first; i < first + count; ++i) blocks += blocks_of(index, request.taken[i]);
+        const int64_t parts = std::min({threads, count, blocks / kBlocksOfThread});
+        if (parts <= 1) {
+            scan_clusters(isa, index, request, first, first + count, request.scan);
+            finish_scan(isa, index, request, request.scan);
+            request.scan.best.cut();
+            continue;
+        }
         std::vector<Scan> scans(static_cast<size_t>(parts));
         parallel_for(parts, 1, [&](int64_t begin, int64_t end) {
             for (int64_t part = begin; part < end; ++part) {

@@ -19,7 +19,7 @@ from tests.kernels.reference import Limits, Request
 
 Arguments = dict[str, Any]
 OPERATORS = ["filter_rows", "search", "rescore", "resolve_weights", "select"]
-LIMITS = Limits(probes=2, candidates=20, max_candidates=25, exact_rows=3)
+LIMITS = Limits(probes=0, candidates=20, max_candidates=25, exact_rows=3)
 
 
 @cache
