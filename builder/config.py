@@ -25,6 +25,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 from builder.config_file import absolute, parse, read_yaml
 from builder.errors import ConfigError
+from builder.formula import parse_formula
 from client.schema import RESERVED_NAMES, Kind, Values
 
 Name = Annotated[str, Field(min_length=1)]
@@ -32,6 +33,7 @@ File = Annotated[Path, AfterValidator(absolute)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Auto = Literal["auto"]
 USER_ID = "user_id"
+TASKS = ("score",)  # the inner product of user and item vector
 
 
 class _Model(BaseModel):
@@ -237,7 +239,11 @@ class IndexConfig(_Model):
 
 
 class Config(_Model):
-    """The whole of retrieval.yaml, paths made absolute."""
+    """The whole of retrieval.yaml, paths made absolute.
+
+    `value`: a formula (builder/formula.py) over the tasks and the numbers and dates of items, whose value orders
+    results; without one they are ordered by the weighted sum of the tasks.
+    """
 
     name: Name
     data: Data = Data()
@@ -246,6 +252,7 @@ class Config(_Model):
     network: Network = Network()
     training: Training = Training()
     index: IndexConfig = IndexConfig()
+    value: str | None = None
 
     @field_validator("name")
     @classmethod
@@ -285,7 +292,19 @@ class Config(_Model):
                         f"data.users.features: {feature.name!r}: with embeddings a category needs "
                         "values: integer or string, and a number none"
                     )
+        if self.value is not None:
+            self._check_value(self.value)
         return self
+
+    def _check_value(self, formula: str) -> None:
+        features = self.data.items.features if self.data.items else ()
+        numbers = {feature.name for feature in features if feature.kind in ("number", "date")}
+        if twice := numbers.intersection(TASKS):
+            raise ValueError(f"value: {min(twice)!r} is a task and an item feature; rename the feature")
+        try:
+            parse_formula(formula, {*TASKS, *numbers})
+        except ValueError as error:
+            raise ValueError(f"value: {error}") from error
 
     @classmethod
     def load(cls, path: Path) -> Config:

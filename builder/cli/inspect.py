@@ -61,6 +61,7 @@ def _show(manifest: Manifest, title: str) -> None:
     )
     facts.add_row("limits", f"{schema.max_results:,} results, {schema.max_candidates:,} candidates")
     facts.add_row("tasks", ", ".join(schema.tasks))
+    facts.add_row("value", escape(manifest.value or "sum of the tasks, each times its weight"))
     if schema.query_dims:
         facts.add_row("user", f"query vector of {schema.query_dims} dims")
     else:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from builder import ops
-from builder.config import IndexConfig
+from builder.config import TASKS, IndexConfig
 from builder.data.catalogue import Catalogue
 from builder.data.vectors import VectorSource
 from builder.errors import BuilderError
@@ -21,17 +21,17 @@ from builder.export.calibrate import CANDIDATES, Calibration, calibrate, candida
 from builder.export.manifest import FORMAT, OPERATORS, FileEntry, IndexStatistics, Manifest, Recall
 from builder.export.repository import check_target, write_version
 from builder.export.torchscript import script
+from builder.formula import names_of, parse_formula
 from builder.index.blocks import BLOCK
 from builder.index.build import Index, Step, build_index
 from builder.index.kmeans import automatic_clusters
 from builder.index.projection import choose_projection, leading_directions
-from builder.network.items import ItemFeatures
+from builder.network.items import ItemFeatures, number_names
 from builder.network.pipeline import Pipeline
 from builder.network.search import Search
 from builder.network.value import ValueModel
 from client.schema import Feature, Schema
 
-TASK = "score"
 CALIBRATION_QUERIES = 1000
 CALIBRATION_AT = 100  # recall is measured at the top 100, or at the artifact's results if those are fewer
 MAX_DIMS = (2**31 - 1) // 127**2  # the int32 sums of scan are exact up to here
@@ -39,7 +39,9 @@ MAX_DIMS = (2**31 - 1) // 127**2  # the int32 sums of scan are exact up to here
 
 @dataclass(frozen=True)
 class Source:
-    """What an artifact is made of. `tower` None: requests carry query vectors. `queries` [Q, D] measure recall."""
+    """What an artifact is made of. `tower` None: requests carry query vectors. `queries` [Q, D] measure recall.
+    `value`: a formula over tasks and item numbers, None for the weighted sum of the tasks.
+    """
 
     name: str
     catalogue: Catalogue
@@ -50,6 +52,7 @@ class Source:
     queries: Tensor
     queries_from: str
     settings: IndexConfig
+    value: str | None = None
     seed: int = 0
     vocabularies: dict[str, list[str]] = field(default_factory=dict)
     training: dict[str, float] = field(default_factory=dict)
@@ -120,7 +123,7 @@ def export(
         name=source.name,
         user_features=source.user_features,
         item_features=source.catalogue.features,
-        tasks=(TASK,),
+        tasks=TASKS,
         history_length=source.history_length,
         query_dims=0 if source.tower is not None else source.dims,
         max_results=settings.results,
@@ -147,11 +150,13 @@ def export(
         target=settings.recall,
         results=settings.results,
         probes=None if settings.probes == "auto" else settings.probes,
-        candidates=None if settings.candidates == "auto" else settings.candidates,
+        candidates=_candidates(settings, source.value),
     )
     done = step("Writing the model")
-    items_of_index = ItemFeatures(index.forward)
-    value = ValueModel(len(schema.tasks))
+    numbers = number_names(index.forward)
+    formula = None if source.value is None else parse_formula(source.value, {*schema.tasks, *numbers})
+    items_of_index = ItemFeatures(index.forward, () if formula is None else set(names_of(formula)))
+    value = ValueModel(schema.tasks, formula, items_of_index.used)
     scripted = script(Pipeline(source.tower, search, value, items_of_index, results=settings.results), schema)
     statistics = _statistics(index, search, source, calibration)
     return write_version(
@@ -163,6 +168,13 @@ def export(
         threads=threads,
         instances=instances,
     )
+
+
+def _candidates(settings: IndexConfig, value: str | None) -> int | None:
+    """None: as few as find the results. A formula orders them anew, and therefore gets as many as `auto` ever takes."""
+    if settings.candidates != "auto":
+        return settings.candidates
+    return None if value is None else candidates_for(CANDIDATES[-1], settings.results, settings.max_candidates)
 
 
 def _projection(source: Source) -> Tensor:
@@ -226,6 +238,7 @@ def _manifest(
             "schema": json.loads(schema.to_json()),
             "fingerprint": schema.fingerprint,
             "vocabularies": source.vocabularies,
+            "value": source.value,
             "index": statistics,
             "recall": Recall(
                 at=calibration.at,

@@ -31,13 +31,18 @@ def item_values(version: Path, manifest: Manifest, item: int) -> dict[str, Any]:
     block = torch.tensor(row // 32)
     cluster = int(torch.searchsorted(buffers["search.cluster_blocks"].long(), block, right=True)) - 1
     values: dict[str, Any] = {"item_id": item, "cluster": cluster}
+    numbers = 0
     for feature in manifest.read_schema().item_features:
         names = {string_key(value): value for value in manifest.vocabularies.get(feature.name, [])}
-        columns = {
-            part: buffers[f"items.{feature.name}__{part}"]
-            for part in ("keys", "codes", "offsets", "values")
-            if f"items.{feature.name}__{part}" in buffers
-        }
+        if feature.kind in ("number", "date"):
+            columns = {"values": buffers[f"items.numbers.{numbers}.values"]}
+            numbers += 1
+        else:
+            columns = {
+                part: buffers[f"items.{feature.name}__{part}"]
+                for part in ("keys", "codes", "offsets")
+                if f"items.{feature.name}__{part}" in buffers
+            }
         values[feature.name] = _value(feature, columns, row, names)
     return values
 

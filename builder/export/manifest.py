@@ -60,7 +60,9 @@ class IndexStatistics(_Section):
 
 
 class Manifest(_Section):
-    """`vocabularies`: the string values of each string-valued item feature. `training`: figures of the run, if any."""
+    """`vocabularies`: the string values of each string-valued item feature. `value`: the formula that orders results,
+    None for the weighted sum of the tasks. `training`: figures of the run, if any.
+    """
 
     format: int
     name: str
@@ -71,6 +73,7 @@ class Manifest(_Section):
     artifact_schema: dict[str, Any] = Field(alias="schema")
     fingerprint: int
     vocabularies: dict[str, list[str]]
+    value: str | None
     index: IndexStatistics
     recall: Recall
     training: dict[str, float]

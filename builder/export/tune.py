@@ -104,7 +104,9 @@ def tune(
         on_step=step("Searching exactly"),
     )
     done = step("Choosing reach and candidates")
-    found = calibrate(search, truth, target=target, results=schema.max_results)
+    # A formula orders candidates anew and keeps those it has.
+    candidates = None if manifest.value is None else manifest.index.candidates
+    found = calibrate(search, truth, target=target, results=schema.max_results, candidates=candidates)
     done(1.0)
     curve = _curve(search, truth, found, schema.max_results, step)
     chosen = next(p for p in curve if (p.reach, p.candidates) == (found.reach[0], found.candidates))

@@ -51,9 +51,9 @@ class Pipeline(nn.Module):
     ) -> Outputs:
         """From the query vector `[B, D]` to the results; `user_status [B] int32` is carried into the status."""
         weights, status = self.value.resolve_weights(task_weights, user_status)  # [B, T], [B]
-        _, ids, retrieval_scores, stats, status = self.search(query, filter, exclude, search, status)  # [B, M]
+        rows, ids, retrieval_scores, stats, status = self.search(query, filter, exclude, search, status)  # [B, M]
         task_scores = retrieval_scores.unsqueeze(2)  # [B, M, T]: the one task's score is the inner product
-        value = self.value(task_scores, weights)  # [B, M]
+        value = self.value(task_scores, self.items.read_numbers(rows), weights)  # [B, M]
         item_ids, scores, tasks, count = torch.ops.silvertriton.select(value, ids, task_scores, status, self.results)
         return item_ids, scores, tasks, count.unsqueeze(1), status.unsqueeze(1), stats
 

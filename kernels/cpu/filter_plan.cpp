@@ -85,7 +85,7 @@ void compile(const int64_t* code, const FilterIndex& index, Plan& plan) {
 }  // namespace
 
 void fail_inconsistent(const std::string& argument, const std::string& got, const std::string& expected) {
-    throw InconsistentIndex("silvertriton::filter_rows: " + argument + ": got " + got + ", expected " + expected +
+    throw InconsistentIndex(argument + ": got " + got + ", expected " + expected +
                             "; the filter index contradicts itself, build the artifact again");
 }
 

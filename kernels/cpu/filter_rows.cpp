@@ -42,7 +42,7 @@ void start(FilterRequest& request, int64_t program_width, int64_t fingerprint, c
 
 }  // namespace
 
-void filter_rows(FilterRequest* requests, int64_t batch, int64_t program_width, int64_t fingerprint,
+void filter_rows(const char* caller, FilterRequest* requests, int64_t batch, int64_t program_width, int64_t fingerprint,
                  const FilterIndex& index) {
     const InstructionSet& isa = instruction_set();
     std::vector<Work> works(static_cast<size_t>(batch));
@@ -56,7 +56,7 @@ void filter_rows(FilterRequest* requests, int64_t batch, int64_t program_width, 
     };
     const auto check = [&] {
         for (const Work& work : works)
-            if (!work.error.empty()) throw std::runtime_error(work.error);
+            if (!work.error.empty()) throw std::runtime_error("silvertriton::" + (caller + (": " + work.error)));
     };
     parallel_for(batch, 1, [&](int64_t begin, int64_t end) {
         for (int64_t b = begin; b < end; ++b) {

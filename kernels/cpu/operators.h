@@ -19,8 +19,8 @@ struct FilterRequest {
     int32_t status;              // where it is not 0 nothing passes
 };
 
-// Throws std::runtime_error when the index contradicts itself where a program touches it.
-void filter_rows(FilterRequest* requests, int64_t batch, int64_t program_width, int64_t fingerprint,
+// Throws std::runtime_error, which names `caller`, when the index contradicts itself where a program touches it.
+void filter_rows(const char* caller, FilterRequest* requests, int64_t batch, int64_t program_width, int64_t fingerprint,
                  const FilterIndex& index);
 
 // The mask [NB] of rows that pass.

@@ -6,6 +6,7 @@
 #include <functional>
 #include <limits>
 
+#include "scan.h"
 #include "sort_hits.h"
 
 namespace silvertriton::cpu {

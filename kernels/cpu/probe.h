@@ -4,7 +4,7 @@
 // bound is the same for all clusters where the next row read has the same chance to become a candidate.)
 #pragma once
 
-#include "scan.h"
+#include "request.h"
 
 namespace silvertriton::cpu {
 

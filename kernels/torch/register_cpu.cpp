@@ -156,7 +156,7 @@ std::tuple<Tensor, Tensor, Tensor> filter_rows(const Tensor& program, const Tens
     for (int64_t b = 0; b < B.value(); ++b)
         requests.push_back({in<int64_t>(program) + b * F.value(), out<uint32_t>(words) + b * index.blocks,
                             &rows[static_cast<size_t>(b)], false, 0, kStatusOk});
-    cpu::filter_rows(requests.data(), B.value(), F.value(), fingerprint, index);
+    cpu::filter_rows("filter_rows", requests.data(), B.value(), F.value(), fingerprint, index);
     parallel_for(B.value(), 1, [&](int64_t begin, int64_t end) {
         for (int64_t b = begin; b < end; ++b) {
             const cpu::FilterRequest& request = requests[static_cast<size_t>(b)];

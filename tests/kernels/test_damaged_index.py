@@ -13,8 +13,8 @@ import torch
 
 from builder import ops
 from tests.kernels.arguments import LIMITS, Arguments, arguments, catalogue, message_of, run
-from tests.kernels.catalogue import FINGERPRINT, Items, program_rows, words_of
-from tests.kernels.reference import ALL, OR, RANGE, UNKNOWN, Limits, Request, bits, head
+from tests.kernels.catalogue import FINGERPRINT, Items, marks, program_rows, unpack, words_of
+from tests.kernels.reference import ALL, ANY, OR, RANGE, UNKNOWN, Limits, Request, bits, head
 
 
 def damaged(operator: str, name: str, position: int | tuple[int, ...] | slice, value: int) -> Arguments:
@@ -63,7 +63,8 @@ def test_damage_is_found_where_a_program_touches_it(operator: str, name: str, va
         if (name, value) == ("term_bitmap", -1):  # what they already are
             assert all(map(torch.equal, before, run(operator, given)))
             continue
-        with pytest.raises(RuntimeError, match=f"silvertriton::.*: {name}: got {value}.*build the artifact again"):
+        message = f"silvertriton::{operator}: {name}: got {value}.*build the artifact again"
+        with pytest.raises(RuntimeError, match=message):
             run(operator, given)
 
 
@@ -73,6 +74,22 @@ def test_postings_out_of_range_or_order_do_no_harm() -> None:
         words, _, status = ops.filter_rows(**{**given, "postings": rows.contiguous()})
         assert (words[0] == given["valid"]).all()
         assert status.tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("rows", [[5, 4, 3], [1, 1, 1], [-1, 2, 3], [2, 3, 2**31 - 1], [2, 3, 99], [2, 70, 3]])
+def test_damaged_postings_of_one_rare_term(rows: list[int]) -> None:
+    """Such a filter is its posting list. Of 32-row blocks 0, 1 and 2, rows from 70 on hold no item."""
+    items = Items(np.ones((70, 2)), marks(np.isin(np.arange(70), [2, 3, 4])), clusters=1)
+    program = program_rows([[head(ANY, 0, 1), 1]])
+    words, passing, _ = ops.filter_rows(program, **items.filters, fingerprint=FINGERPRINT)
+    assert (np.flatnonzero(unpack(words[0].numpy())).tolist(), passing.tolist()) == ([2, 3, 4], [3])
+    postings = torch.tensor(rows, dtype=torch.int32)
+    position = items.filters["postings"].tolist().index(2)
+    damaged = torch.cat([items.filters["postings"][:position], postings, items.filters["postings"][position + 3 :]])
+    words, passing, _ = ops.filter_rows(program, **{**items.filters, "postings": damaged}, fingerprint=FINGERPRINT)
+    kept = np.flatnonzero(unpack(words[0].numpy())).tolist()
+    assert set(kept) <= {row for row in rows if 0 <= row < 70}
+    assert passing.tolist() == [len(kept)]
 
 
 @pytest.mark.parametrize("row", [-1, -(2**31), 2**31 - 1, 384])

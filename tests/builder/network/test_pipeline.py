@@ -47,7 +47,7 @@ def network(of: Schema, tower: nn.Module | None = None) -> Any:
     ops.load()
     index = build_index(VECTORS, np.arange(ITEMS), (NumberColumn(PRICE, PRICES),), clusters=3, seed=0)
     search = Search(index, fingerprint=of.fingerprint, probes=3, candidates=50, max_candidates=50)
-    return script(Pipeline(tower, search, ValueModel(1), ItemFeatures(index.forward), results=RESULTS), of)
+    return script(Pipeline(tower, search, ValueModel(["score"]), ItemFeatures(index.forward), results=RESULTS), of)
 
 
 def test_inputs_in_order() -> None:

@@ -1,0 +1,101 @@
+"""The value formula of a retrieval.yaml: how tasks and item numbers become the one score that orders results.
+
+    0.7 * like + 0.3 * watch * log(1 + coalesce(popularity, 0))
+
+It is the part of Python's grammar below, read with `ast` and never evaluated.
+
+    expression = term {("+" | "-") term}
+    term       = factor {("*" | "/") factor}
+    factor     = ("+" | "-") factor | power
+    power      = atom ["**" factor]
+    atom       = number | name | function "(" expression {"," expression} ")" | "(" expression ")"
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+# How many arguments each function takes. `coalesce`: the second where the first is unknown.
+FUNCTIONS = {"abs": 1, "coalesce": 2, "exp": 1, "log": 1, "max": 2, "min": 2, "sigmoid": 1, "sqrt": 1}
+OPERATORS = {ast.Add: "add", ast.Sub: "subtract", ast.Mult: "multiply", ast.Div: "divide", ast.Pow: "power"}
+MOST_DEPTH = 64  # of operations within operations
+
+
+@dataclass(frozen=True)
+class Number:
+    value: float
+
+
+@dataclass(frozen=True)
+class Name:
+    name: str
+
+
+@dataclass(frozen=True)
+class Call:
+    """A function, or an operator by its name in `OPERATORS` ("negative" for the sign)."""
+
+    function: str
+    arguments: tuple[Expression, ...]
+
+
+Expression = Number | Name | Call
+
+
+def parse_formula(text: str, names: Collection[str]) -> Expression:
+    """Read a formula over `names`. Raises ValueError that says what is wrong, where, and what would be right."""
+    try:
+        body = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        reason = error.msg if isinstance(error, SyntaxError) else type(error).__name__
+        raise ValueError(f"{text!r} is no formula: {reason}") from error
+    expression = _read(body, names, 0)
+    if next(names_of(expression), None) is None:
+        raise ValueError(f"{text!r} names no task and no item feature: it would order all results alike")
+    return expression
+
+
+def names_of(expression: Expression) -> Iterator[str]:
+    """The names of a formula from left to right, as often as they occur."""
+    if isinstance(expression, Name):
+        yield expression.name
+    elif isinstance(expression, Call):
+        for argument in expression.arguments:
+            yield from names_of(argument)
+
+
+def _read(node: ast.expr, names: Collection[str], depth: int) -> Expression:
+    where = f"column {node.col_offset + 1}"
+    if depth > MOST_DEPTH:
+        raise ValueError(f"{where}: expected at most {MOST_DEPTH} operations within each other")
+    if isinstance(node, ast.Constant):
+        if type(node.value) not in (int, float) or not abs(node.value) <= sys.float_info.max:
+            raise ValueError(f"{where}: got {ast.unparse(node)[:20]}, expected a finite number")
+        return Number(float(node.value))
+    if isinstance(node, ast.Name):
+        if node.id not in names:
+            raise ValueError(f"{where}: unknown name {node.id!r}; expected one of {', '.join(sorted(names))}")
+        return Name(node.id)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.UAdd | ast.USub):
+        operand = _read(node.operand, names, depth + 1)
+        return operand if isinstance(node.op, ast.UAdd) else Call("negative", (operand,))
+    if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
+        sides = (_read(node.left, names, depth + 1), _read(node.right, names, depth + 1))
+        return Call(OPERATORS[type(node.op)], sides)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
+        return _read_call(node.func.id, node.args, names, depth, where)
+    raise ValueError(f"{where}: expected a number, a name, a function, or + - * / ** and parentheses")
+
+
+def _read_call(
+    function: str, arguments: list[ast.expr], names: Collection[str], depth: int, where: str
+) -> Expression:
+    if function not in FUNCTIONS:
+        raise ValueError(f"{where}: unknown function {function!r}; expected one of {', '.join(FUNCTIONS)}")
+    takes = FUNCTIONS[function]
+    if len(arguments) != takes:
+        raise ValueError(f"{where}: {function} takes {takes} argument{'s' * (takes > 1)}, got {len(arguments)}")
+    return Call(function, tuple(_read(argument, names, depth + 1) for argument in arguments))
