@@ -90,9 +90,7 @@ def _read(node: ast.expr, names: Collection[str], depth: int) -> Expression:
     raise ValueError(f"{where}: expected a number, a name, a function, or + - * / ** and parentheses")
 
 
-def _read_call(
-    function: str, arguments: list[ast.expr], names: Collection[str], depth: int, where: str
-) -> Expression:
+def _read_call(function: str, arguments: list[ast.expr], names: Collection[str], depth: int, where: str) -> Expression:
     if function not in FUNCTIONS:
         raise ValueError(f"{where}: unknown function {function!r}; expected one of {', '.join(FUNCTIONS)}")
     takes = FUNCTIONS[function]

@@ -18,9 +18,7 @@ class ValueModel(nn.Module):
 
     weights: Tensor
 
-    def __init__(
-        self, tasks: Sequence[str], formula: Expression | None = None, numbers: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, tasks: Sequence[str], formula: Expression | None = None, numbers: Sequence[str] = ()) -> None:
         """`numbers`: the item numbers that the formula names, in the order in which `forward` gets them."""
         super().__init__()
         self.register_buffer("weights", torch.ones(len(tasks)))
