@@ -72,9 +72,10 @@ def _read(node: ast.expr, names: Collection[str], depth: int) -> Expression:
     if depth > MOST_DEPTH:
         raise ValueError(f"{where}: expected at most {MOST_DEPTH} operations within each other")
     if isinstance(node, ast.Constant):
-        if type(node.value) not in (int, float) or not abs(node.value) <= sys.float_info.max:
+        value = node.value
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
             raise ValueError(f"{where}: got {ast.unparse(node)[:20]}, expected a finite number")
-        return Number(float(node.value))
+        return Number(float(value))
     if isinstance(node, ast.Name):
         if node.id not in names:
             raise ValueError(f"{where}: unknown name {node.id!r}; expected one of {', '.join(sorted(names))}")

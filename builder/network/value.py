@@ -138,49 +138,57 @@ class _Sqrt(_Unary):
 
 class _Add(_Binary):
     def forward(self, tasks: list[Tensor], numbers: list[Tensor]) -> Tensor:
-        left, right = self.left(tasks, numbers), self.right(tasks, numbers)
+        left: Tensor = self.left(tasks, numbers)
+        right: Tensor = self.right(tasks, numbers)
         return left + right
 
 
 class _Subtract(_Binary):
     def forward(self, tasks: list[Tensor], numbers: list[Tensor]) -> Tensor:
-        left, right = self.left(tasks, numbers), self.right(tasks, numbers)
+        left: Tensor = self.left(tasks, numbers)
+        right: Tensor = self.right(tasks, numbers)
         return left - right
 
 
 class _Multiply(_Binary):
     def forward(self, tasks: list[Tensor], numbers: list[Tensor]) -> Tensor:
-        left, right = self.left(tasks, numbers), self.right(tasks, numbers)
+        left: Tensor = self.left(tasks, numbers)
+        right: Tensor = self.right(tasks, numbers)
         return left * right
 
 
 class _Divide(_Binary):
     def forward(self, tasks: list[Tensor], numbers: list[Tensor]) -> Tensor:
-        left, right = self.left(tasks, numbers), self.right(tasks, numbers)
+        left: Tensor = self.left(tasks, numbers)
+        right: Tensor = self.right(tasks, numbers)
         return left / right
 
 
 class _Power(_Binary):
     def forward(self, tasks: list[Tensor], numbers: list[Tensor]) -> Tensor:
-        left, right = self.left(tasks, numbers), self.right(tasks, numbers)
+        left: Tensor = self.left(tasks, numbers)
+        right: Tensor = self.right(tasks, numbers)
         return torch.pow(left, right)
 
 
 class _Max(_Binary):
     def forward(self, tasks: list[Tensor], numbers: list[Tensor]) -> Tensor:
-        left, right = self.left(tasks, numbers), self.right(tasks, numbers)
+        left: Tensor = self.left(tasks, numbers)
+        right: Tensor = self.right(tasks, numbers)
         return torch.maximum(left, right)
 
 
 class _Min(_Binary):
     def forward(self, tasks: list[Tensor], numbers: list[Tensor]) -> Tensor:
-        left, right = self.left(tasks, numbers), self.right(tasks, numbers)
+        left: Tensor = self.left(tasks, numbers)
+        right: Tensor = self.right(tasks, numbers)
         return torch.minimum(left, right)
 
 
 class _Coalesce(_Binary):
     def forward(self, tasks: list[Tensor], numbers: list[Tensor]) -> Tensor:
-        left, right = self.left(tasks, numbers), self.right(tasks, numbers)
+        left: Tensor = self.left(tasks, numbers)
+        right: Tensor = self.right(tasks, numbers)
         return torch.where(left.isnan(), right, left)
 
 
