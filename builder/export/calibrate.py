@@ -21,7 +21,8 @@ from builder.index.kmeans import directions
 from builder.network.search import Search
 
 QUERIES_PER_CALL = 16
-REACH_STEP, REACH_STEPS = 0.25, 16  # standard deviations: what is tried at first, on either side of what is expected
+REACH_STEP = 0.25  # standard deviations: tried first on either side of what is expected, then twice as much, and so on
+MOST_ADDED = 4.0  # where that ends
 REACH_EXACT = 0.01  # where the search for the least reach ends
 MOST_REACH = 20.0
 WIDE = 0.999  # of the results: what the candidates are chosen with, so that clusters miss none worth the name
@@ -183,14 +184,17 @@ def _missing_reach(search: Search, truth: Truth, target: float) -> float:
         search.reach = expected + added
         return _sure(measure_recall(search, truth))
 
-    bounds = [REACH_STEP * step for step in range(-REACH_STEPS, REACH_STEPS + 1)]
-    target = min(target, recall(bounds[-1]) - SLIVER)
-    middle = REACH_STEPS
-    while middle < len(bounds) - 1 and recall(bounds[middle]) < target:
-        middle += 1
-    while middle > 0 and recall(bounds[middle - 1]) >= target:
-        middle -= 1
-    low, high = bounds[max(middle - 1, 0)], bounds[middle]
+    low = high = 0.0
+    step = REACH_STEP
+    if recall(0.0) >= target:
+        while low > -MOST_ADDED and recall(low) >= target:
+            low, high, step = max(low - step, -MOST_ADDED), low, 2 * step
+    else:
+        while high < MOST_ADDED and recall(high) < target:
+            low, high, step = high, min(high + step, MOST_ADDED), 2 * step
+        found = recall(high)
+        if found < target:
+            target, low = found - SLIVER, -MOST_ADDED
     while high - low > REACH_EXACT:
         between = (low + high) / 2
         low, high = (low, between) if recall(between) >= target else (between, high)
@@ -217,8 +221,8 @@ def _reach_by_share(search: Search, truth: Truth, target: float) -> Tensor:
     total, clusters = len(search.item_rows), _cluster_of_item(search, truth)
     reach = [_needed_reach(search, truth.queries, clusters[truth.items], truth.floor, target)]
     items = np.sort(np.random.default_rng(0).permutation(total)[:SHARE_ITEMS])
-    counts = [round(truth.at * 4**g * len(items) / total) for g in range(1, SHARE_STEPS)]
-    counts = [count for count in counts if 1 <= count <= len(items) // 4]
+    counts = [max(1, round(truth.at * 4**g * len(items) / total)) for g in range(1, SHARE_STEPS)]
+    counts = [count for count in counts if count <= len(items) // 4]
     if counts:
         queries = truth.queries[:SHARE_QUERIES]
         vectors = torch.from_numpy(np.asarray(truth.vectors[items], dtype=np.float32))
