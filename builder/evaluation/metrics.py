@@ -1,4 +1,4 @@
-"""Recall and NDCG as in the literature on collaborative filtering (NGCF arXiv:1905.08108, LightGCN 2002.02126)."""
+"""Metrics of a ranking; recall and NDCG as in NGCF (arXiv:1905.08108) and LightGCN (arXiv:2002.02126)."""
 
 from __future__ import annotations
 
@@ -39,6 +39,18 @@ def ndcg(found: NDArray[Any], targets: Lists) -> NDArray[np.float64]:
     ideal = np.concatenate([[0.0], np.cumsum(discounts)])[np.minimum(targets.lengths, found.shape[1])]
     with np.errstate(invalid="ignore"):
         return np.asarray((hits(found, targets) * discounts).sum(1) / ideal)
+
+
+def reciprocal_rank(found: NDArray[Any], targets: Lists) -> NDArray[np.float64]:
+    """[Q]: one by the rank of the first hit, 0 without one; NaN without targets."""
+    hit = hits(found, targets)
+    first = np.where(hit.any(1), 1 / (hit.argmax(1) + 1), 0.0)
+    return np.where(targets.lengths > 0, first, np.nan)
+
+
+def coverage(found: NDArray[Any], items: int) -> float:
+    """Share of the `items` of a catalogue that occur in `found [Q, K]`, positions or -1."""
+    return len(np.unique(found[found >= 0])) / items
 
 
 def quality(found: NDArray[Any], targets: Lists) -> Quality:

@@ -151,9 +151,23 @@ def raw_user(user_id: int) -> dict[str, str]:
 def test_evaluate_served_equals_exact(server: StockServer, folder: Path) -> None:
     report = json.loads(builder("evaluate", folder / "run", "--served", server.url, "--json"))
     assert report["users"] > 900
-    assert report["exact"]["recall"] > 0.05  # popularity alone gives about .08 here; chance gives .012
-    assert report["served"]["recall"] == pytest.approx(report["exact"]["recall"], rel=0.005)
-    assert report["served"]["ndcg"] == pytest.approx(report["exact"]["ndcg"], rel=0.005)
+    assert report["exact"]["recall"]["mean"] > 0.05  # popularity alone gives about .08 here; chance gives .012
+    for name in ("recall", "ndcg", "mrr"):
+        assert report["served"][name]["mean"] == pytest.approx(report["exact"][name]["mean"], rel=0.005)
+
+
+def test_evaluate_beside_baselines(folder: Path) -> None:
+    report = json.loads(builder("evaluate", folder / "run", "--baselines", "-k", 10, "--json"))
+    for name in ("exact", "popularity", "item-kNN", "iALS", "EASE"):
+        recall = report[name]["recall"]
+        assert 0 <= recall["low"] <= recall["mean"] <= recall["high"] <= 1, name
+    assert report["popularity"]["coverage"] < 0.1 < report["iALS"]["coverage"]
+    assert report["EASE"]["ndcg"]["mean"] > report["popularity"]["ndcg"]["mean"]
+    assert report["popularity"]["recall_tail"]["mean"] < 0.01 < report["item-kNN"]["recall"]["mean"]
+    assert set(report["notes"]) == {"item-kNN", "iALS", "EASE"}
+    shown = builder("evaluate", folder / "run", "-k", 10)
+    row = next(line.split() for line in shown.splitlines() if line.startswith("exact"))
+    assert [row[1], row[3]] == [f"{report['exact'][name]['mean']:.4f}" for name in ("recall", "ndcg")]
 
 
 def test_unknown_user_and_empty_request_get_answers(server: StockServer) -> None:
