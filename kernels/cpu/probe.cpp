@@ -136,4 +136,12 @@ bool take_clusters(const InstructionSet& isa, const SearchIndex& index, const ui
     return static_cast<int64_t>(request.taken.size()) > request.scanned;
 }
 
+int64_t clusters_expected(const Request& request) {
+    if (request.exhausted || request.status != kStatusOk) return 1;
+    if (request.probes > 0) return request.probes;
+    const float floor = request.scan.best.floor();
+    const auto reaches = [&](uint64_t hit) { return score_of(key_of(hit)) >= floor; };
+    return 1 + std::count_if(request.best_clusters.begin(), request.best_clusters.end(), reaches);
+}
+
 }  // namespace silvertriton::cpu

@@ -16,4 +16,7 @@ void start_probing(const SearchIndex& index, const SearchLimits& limits, Request
 // `all`: a mask over the blocks of centroids.
 bool take_clusters(const InstructionSet& isa, const SearchIndex& index, const uint32_t* all, Request& request);
 
+// About how many clusters more the request will scan, and at least 1: among those that have been put in order.
+int64_t clusters_expected(const Request& request);
+
 }  // namespace silvertriton::cpu

@@ -45,16 +45,22 @@ void scan_shared(const InstructionSet& isa, const SearchIndex& index, const std:
 
 }  // namespace
 
+void search_first_round(const InstructionSet& isa, const SearchIndex& index, const uint32_t* all, Request& request) {
+    if (!take_clusters(isa, index, all, request)) return;
+    scan_clusters(isa, index, request, 0, static_cast<int64_t>(request.taken.size()), request.scan);
+    end_round(isa, index, request);
+}
+
 void search_group(const InstructionSet& isa, const SearchIndex& index, const uint32_t* all,
                   std::vector<Request*>& group) {
-    // In the first round each request scans its best clusters, best first, to have a floor soon; later ones are shared.
-    for (bool first = true;; first = false) {
+    for (;;) {
         const auto ended = [&](Request* request) { return !take_clusters(isa, index, all, *request); };
         group.erase(std::remove_if(group.begin(), group.end(), ended), group.end());
         if (group.empty()) return;
-        if (first || group.size() == 1) {
-            for (Request* request : group)
-                scan_clusters(isa, index, *request, request->scanned, request->taken.size(), request->scan);
+        if (group.size() == 1) {
+            Request& request = *group[0];
+            scan_clusters(isa, index, request, request.scanned, static_cast<int64_t>(request.taken.size()),
+                          request.scan);
         } else {
             scan_shared(isa, index, group);
         }

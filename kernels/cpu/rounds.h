@@ -5,8 +5,12 @@
 
 namespace silvertriton::cpu {
 
-// One thread's share of a batch. Clusters that several requests want in the same round are read once. `all`: a mask
-// over the blocks of centroids. The group is emptied.
+// `all`, here and below: a mask over the blocks of centroids. A request's best clusters, best first, so that it has a
+// floor soon.
+void search_first_round(const InstructionSet& isa, const SearchIndex& index, const uint32_t* all, Request& request);
+
+// The other rounds of one thread's share of a batch. Clusters that several requests want in the same round are read
+// once. The group is emptied.
 void search_group(const InstructionSet& isa, const SearchIndex& index, const uint32_t* all,
                   std::vector<Request*>& group);
 

@@ -4,7 +4,6 @@
 //   3. rescore the candidates from fp16 rows       (finish)
 
 #include <algorithm>
-#include <atomic>
 #include <limits>
 #include <vector>
 
@@ -23,9 +22,6 @@ namespace {
 // Masks of filtered requests that are alive at once: about what stays in the second-level cache from filtering to
 // scanning. A batch whose masks take more is searched in parts.
 constexpr int64_t kMaskBytes = int64_t{1} << 20;
-
-// Groups of requests that each thread gets of a batch, about.
-constexpr int64_t kGroupsOfThread = 4;
 
 std::vector<uint32_t> all_clusters(const SearchIndex& index) {
     std::vector<uint32_t> masks(static_cast<size_t>(index.centroids.blocks), ~0u);
@@ -85,6 +81,23 @@ void answer(const InstructionSet& isa, const SearchRequests& requests, int64_t b
     results.status[b] = request.status;
 }
 
+// Bounds of as many groups of consecutive requests as there are threads, with about as much to do in each. The larger
+// the groups, the more requests share the reading of a cluster.
+std::vector<int64_t> share_out(const std::vector<Request*>& batch, int64_t threads) {
+    int64_t work = 0, before = 0;
+    for (const Request* request : batch) work += clusters_expected(*request);
+    std::vector<int64_t> bounds{0};
+    for (size_t i = 0; i < batch.size(); ++i) {
+        const int64_t own = clusters_expected(*batch[i]);
+        while (static_cast<int64_t>(bounds.size()) < threads &&
+               (2 * before + own) * threads >= 2 * work * static_cast<int64_t>(bounds.size()))
+            bounds.push_back(static_cast<int64_t>(i));
+        before += own;
+    }
+    bounds.resize(static_cast<size_t>(threads) + 1, static_cast<int64_t>(batch.size()));
+    return bounds;
+}
+
 // Searches requests [first, first + batch.size()).
 void search_part(const SearchRequests& requests, int64_t first, const SearchIndex& index, const SearchLimits& limits,
                  const SearchResults& results, const uint32_t* all, std::vector<Request*>& batch) {
@@ -102,15 +115,19 @@ void search_part(const SearchRequests& requests, int64_t first, const SearchInde
         }
         return;
     }
-    // Requests take different times: with several groups a thread, no thread waits long for another.
-    const int64_t groups = threads == 1 ? 1 : std::min(count, kGroupsOfThread * threads);
-    std::atomic<int64_t> next{0};
-    parallel_for(threads, 1, [&](int64_t, int64_t) {
+    parallel_for(count, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+            Request& request = *batch[static_cast<size_t>(i)];
+            if (start(index, limits, request)) search_first_round(isa, index, all, request);
+        }
+    });
+    const std::vector<int64_t> bounds = share_out(batch, threads);
+    parallel_for(threads, 1, [&](int64_t thread, int64_t last) {
         thread_local std::vector<Request*> group;
-        for (int64_t g; (g = next++) < groups;) {
-            const int64_t begin = count * g / groups, end = count * (g + 1) / groups;
+        for (; thread < last; ++thread) {
+            const int64_t begin = bounds[static_cast<size_t>(thread)], end = bounds[static_cast<size_t>(thread) + 1];
             group.assign(batch.begin() + begin, batch.begin() + end);
-            const auto ended = [&](Request* request) { return !start(index, limits, *request); };
+            const auto ended = [](const Request* request) { return request->status != kStatusOk; };
             group.erase(std::remove_if(group.begin(), group.end(), ended), group.end());
             search_group(isa, index, all, group);
             for (int64_t i = begin; i < end; ++i)
