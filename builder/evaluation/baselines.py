@@ -123,7 +123,12 @@ BASELINES = (
         ials,
         tuple({"factors": 64, "regularization": r, "alpha": a} for r in (0.01, 0.1, 1.0, 10.0) for a in (1.0, 10.0)),
     ),
-    Baseline("EASE", ease, tuple({"regularization": r} for r in (5.0, 20.0, 50.0, 100.0, 300.0, 1000.0)), EASE_MOST_ITEMS),
+    Baseline(
+        "EASE",
+        ease,
+        tuple({"regularization": r} for r in (5.0, 20.0, 50.0, 100.0, 300.0, 1000.0)),
+        EASE_MOST_ITEMS,
+    ),
 )
 
 
