@@ -190,13 +190,15 @@ def _missing_reach(search: Search, truth: Truth, target: float) -> float:
 
     low = high = 0.0
     step = REACH_STEP
-    if recall(0.0) >= target:
-        while low > -MOST_ADDED and recall(low) >= target:
+    found = recall(0.0)
+    if found >= target:
+        while found >= target and low > -MOST_ADDED:
             low, high, step = max(low - step, -MOST_ADDED), low, 2 * step
+            found = recall(low)
     else:
-        while high < MOST_ADDED and recall(high) < target:
+        while found < target and high < MOST_ADDED:
             low, high, step = high, min(high + step, MOST_ADDED), 2 * step
-        found = recall(high)
+            found = recall(high)
         if found < target:
             target, low = found - SLIVER, -MOST_ADDED
     while high - low > REACH_EXACT:

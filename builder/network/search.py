@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from builder.index.build import Index
 from builder.index.filters import FilterIndex
 
-REACH = 3.0  # finds some 19 of 20 candidates; what an artifact has is measured (builder/export/calibrate.py)
+REACH = 3.0  # near what a million clustered vectors need for .95; an artifact's is measured (export/calibrate.py)
 
 
 class Filters(nn.Module):

@@ -89,9 +89,17 @@ class _ItemNumber(nn.Module):
 
 
 class _Unary(nn.Module):
+    """Operations say what they `compute`."""
+
     def __init__(self, operand: nn.Module) -> None:
         super().__init__()
         self.operand = operand
+
+    def forward(self, tasks: list[Tensor], numbers: list[Tensor]) -> Tensor:
+        return self.compute(self.operand(tasks, numbers))
+
+    def compute(self, operand: Tensor) -> Tensor:
+        raise NotImplementedError
 
 
 class _Binary(nn.Module):
@@ -99,96 +107,80 @@ class _Binary(nn.Module):
         super().__init__()
         self.left, self.right = left, right
 
+    def forward(self, tasks: list[Tensor], numbers: list[Tensor]) -> Tensor:
+        return self.compute(self.left(tasks, numbers), self.right(tasks, numbers))
+
+    def compute(self, left: Tensor, right: Tensor) -> Tensor:
+        raise NotImplementedError
+
 
 class _Negative(_Unary):
-    def forward(self, tasks: list[Tensor], numbers: list[Tensor]) -> Tensor:
-        operand: Tensor = self.operand(tasks, numbers)
+    def compute(self, operand: Tensor) -> Tensor:
         return -operand
 
 
 class _Abs(_Unary):
-    def forward(self, tasks: list[Tensor], numbers: list[Tensor]) -> Tensor:
-        operand: Tensor = self.operand(tasks, numbers)
+    def compute(self, operand: Tensor) -> Tensor:
         return operand.abs()
 
 
 class _Exp(_Unary):
-    def forward(self, tasks: list[Tensor], numbers: list[Tensor]) -> Tensor:
-        operand: Tensor = self.operand(tasks, numbers)
+    def compute(self, operand: Tensor) -> Tensor:
         return operand.exp()
 
 
 class _Log(_Unary):
-    def forward(self, tasks: list[Tensor], numbers: list[Tensor]) -> Tensor:
-        operand: Tensor = self.operand(tasks, numbers)
+    def compute(self, operand: Tensor) -> Tensor:
         return operand.log()
 
 
 class _Sigmoid(_Unary):
-    def forward(self, tasks: list[Tensor], numbers: list[Tensor]) -> Tensor:
-        operand: Tensor = self.operand(tasks, numbers)
+    def compute(self, operand: Tensor) -> Tensor:
         return operand.sigmoid()
 
 
 class _Sqrt(_Unary):
-    def forward(self, tasks: list[Tensor], numbers: list[Tensor]) -> Tensor:
-        operand: Tensor = self.operand(tasks, numbers)
+    def compute(self, operand: Tensor) -> Tensor:
         return operand.sqrt()
 
 
 class _Add(_Binary):
-    def forward(self, tasks: list[Tensor], numbers: list[Tensor]) -> Tensor:
-        left: Tensor = self.left(tasks, numbers)
-        right: Tensor = self.right(tasks, numbers)
+    def compute(self, left: Tensor, right: Tensor) -> Tensor:
         return left + right
 
 
 class _Subtract(_Binary):
-    def forward(self, tasks: list[Tensor], numbers: list[Tensor]) -> Tensor:
-        left: Tensor = self.left(tasks, numbers)
-        right: Tensor = self.right(tasks, numbers)
+    def compute(self, left: Tensor, right: Tensor) -> Tensor:
         return left - right
 
 
 class _Multiply(_Binary):
-    def forward(self, tasks: list[Tensor], numbers: list[Tensor]) -> Tensor:
-        left: Tensor = self.left(tasks, numbers)
-        right: Tensor = self.right(tasks, numbers)
+    def compute(self, left: Tensor, right: Tensor) -> Tensor:
         return left * right
 
 
 class _Divide(_Binary):
-    def forward(self, tasks: list[Tensor], numbers: list[Tensor]) -> Tensor:
-        left: Tensor = self.left(tasks, numbers)
-        right: Tensor = self.right(tasks, numbers)
+    def compute(self, left: Tensor, right: Tensor) -> Tensor:
         return left / right
 
 
 class _Power(_Binary):
-    def forward(self, tasks: list[Tensor], numbers: list[Tensor]) -> Tensor:
-        left: Tensor = self.left(tasks, numbers)
-        right: Tensor = self.right(tasks, numbers)
+    def compute(self, left: Tensor, right: Tensor) -> Tensor:
         return torch.pow(left, right)
 
 
 class _Max(_Binary):
-    def forward(self, tasks: list[Tensor], numbers: list[Tensor]) -> Tensor:
-        left: Tensor = self.left(tasks, numbers)
-        right: Tensor = self.right(tasks, numbers)
+    def compute(self, left: Tensor, right: Tensor) -> Tensor:
         return torch.maximum(left, right)
 
 
 class _Min(_Binary):
-    def forward(self, tasks: list[Tensor], numbers: list[Tensor]) -> Tensor:
-        left: Tensor = self.left(tasks, numbers)
-        right: Tensor = self.right(tasks, numbers)
+    def compute(self, left: Tensor, right: Tensor) -> Tensor:
         return torch.minimum(left, right)
 
 
 class _Coalesce(_Binary):
-    def forward(self, tasks: list[Tensor], numbers: list[Tensor]) -> Tensor:
-        left: Tensor = self.left(tasks, numbers)
-        right: Tensor = self.right(tasks, numbers)
+    def compute(self, left: Tensor, right: Tensor) -> Tensor:
         return torch.where(left.isnan(), right, left)
 
 

@@ -159,6 +159,24 @@ class Evaluator {
     uint8_t sets_[kMaxSets + 1][kChunkRows];  // one more than the stack is deep: ALL gathers a term there
 };
 
+// Whether the rows that satisfy the plan are the postings of its only term.
+bool is_one_list(const Plan& plan) {
+    return plan.steps.size() == 1 && plan.steps[0].opcode == Opcode::kAny && plan.terms.size() == 1 &&
+           plan.terms[0].bitmap == nullptr;
+}
+
+// Whether the postings are ascending rows that hold an item, as they are but in a damaged index.
+bool all_hold_items(const Term& term, const FilterIndex& index) {
+    const int32_t* rows = term.first;
+    const int64_t count = size_of(term);
+    int32_t falls = 0;  // without leaving early: compilers vectorise it
+    for (int64_t i = 0; i + 1 < count; ++i) falls |= rows[i] >= rows[i + 1];
+    if (count == 0 || falls != 0 || rows[0] < 0 || rows[count - 1] >= index.rows()) return false;
+    uint32_t hold = 1;
+    for (int64_t i = 0; i < count; ++i) hold &= index.valid[rows[i] / kBlockRows] >> (rows[i] % kBlockRows);
+    return hold != 0;
+}
+
 }  // namespace
 
 Bound bound_of(const Plan& plan, const FilterIndex& index) {
@@ -195,24 +213,6 @@ Bound bound_of(const Plan& plan, const FilterIndex& index) {
         sets.push_back(std::move(bound));
     }
     return sets.empty() ? Bound{} : std::move(sets.back());
-}
-
-// Whether the rows that satisfy the plan are the postings of its only term.
-bool is_one_list(const Plan& plan) {
-    return plan.steps.size() == 1 && plan.steps[0].opcode == Opcode::kAny && plan.terms.size() == 1 &&
-           plan.terms[0].bitmap == nullptr;
-}
-
-// Whether the postings are ascending rows that hold an item, as they are but in a damaged index.
-bool all_hold_items(const Term& term, const FilterIndex& index) {
-    const int32_t* rows = term.first;
-    const int64_t count = size_of(term);
-    int32_t falls = 0;  // without leaving early: compilers vectorise it
-    for (int64_t i = 0; i + 1 < count; ++i) falls |= rows[i] >= rows[i + 1];
-    if (count == 0 || falls != 0 || rows[0] < 0 || rows[count - 1] >= index.rows()) return false;
-    uint32_t hold = 1;
-    for (int64_t i = 0; i < count; ++i) hold &= index.valid[rows[i] / kBlockRows] >> (rows[i] % kBlockRows);
-    return hold != 0;
 }
 
 // In nanoseconds, measured by scripts/bench/filters. A wrong choice costs time, never an answer.

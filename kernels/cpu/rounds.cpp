@@ -22,6 +22,12 @@ void end_round(const InstructionSet& isa, const SearchIndex& index, Request& req
     request.scan.best.cut();
 }
 
+// One request's round, by itself.
+void scan_round(const InstructionSet& isa, const SearchIndex& index, Request& request) {
+    scan_clusters(isa, index, request, request.scanned, static_cast<int64_t>(request.taken.size()), request.scan);
+    end_round(isa, index, request);
+}
+
 // Scans the clusters that a group of requests has taken in this round. What several of them want is read once.
 void scan_shared(const InstructionSet& isa, const SearchIndex& index, const std::vector<Request*>& group) {
     thread_local std::vector<uint64_t> shared;  // cluster in the high half, request in the low one
@@ -46,9 +52,7 @@ void scan_shared(const InstructionSet& isa, const SearchIndex& index, const std:
 }  // namespace
 
 void search_first_round(const InstructionSet& isa, const SearchIndex& index, const uint32_t* all, Request& request) {
-    if (!take_clusters(isa, index, all, request)) return;
-    scan_clusters(isa, index, request, 0, static_cast<int64_t>(request.taken.size()), request.scan);
-    end_round(isa, index, request);
+    if (take_clusters(isa, index, all, request)) scan_round(isa, index, request);
 }
 
 void search_group(const InstructionSet& isa, const SearchIndex& index, const uint32_t* all,
@@ -58,12 +62,10 @@ void search_group(const InstructionSet& isa, const SearchIndex& index, const uin
         group.erase(std::remove_if(group.begin(), group.end(), ended), group.end());
         if (group.empty()) return;
         if (group.size() == 1) {
-            Request& request = *group[0];
-            scan_clusters(isa, index, request, request.scanned, static_cast<int64_t>(request.taken.size()),
-                          request.scan);
-        } else {
-            scan_shared(isa, index, group);
+            scan_round(isa, index, *group[0]);
+            continue;
         }
+        scan_shared(isa, index, group);
         for (Request* request : group) end_round(isa, index, *request);
     }
 }
@@ -76,8 +78,7 @@ void search_alone(const InstructionSet& isa, const SearchIndex& index, const uin
         for (int64_t i = first; i < first + count; ++i) blocks += blocks_of(index, request.taken[i]);
         const int64_t parts = std::min({threads, count, blocks / kBlocksOfThread});
         if (parts <= 1) {
-            scan_clusters(isa, index, request, first, first + count, request.scan);
-            end_round(isa, index, request);
+            scan_round(isa, index, request);
             continue;
         }
         std::vector<Scan> scans(static_cast<size_t>(parts));
