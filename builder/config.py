@@ -23,6 +23,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from builder.condition import Condition, parse_condition
 from builder.config_file import absolute, parse, read_yaml
 from builder.errors import ConfigError
 from builder.formula import parse_formula
@@ -33,28 +34,20 @@ File = Annotated[Path, AfterValidator(absolute)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Auto = Literal["auto"]
 USER_ID = "user_id"
-TASKS = ("score",)  # the inner product of user and item vector
+DEFAULT_TASK = "score"  # where a configuration names none: every interaction is positive
 
 
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Label(_Model):
-    """Which interactions are positive: those whose `column` is at least `at_least`."""
-
-    column: Name
-    at_least: float
-
-
 class Interactions(_Model):
-    """Who took what when. Without a label every interaction is positive; without a time there is no order."""
+    """Who took what when. Without a time there is no order."""
 
     path: File
     user: Name
     item: Name
     time: Name | None = None
-    label: Label | None = None
 
 
 class ItemFeature(_Model):
@@ -241,12 +234,15 @@ class IndexConfig(_Model):
 class Config(_Model):
     """The whole of retrieval.yaml, paths made absolute.
 
-    `value`: a formula (builder/formula.py) over the tasks and the numbers and dates of items, whose value orders
-    results; without one they are ordered by the weighted sum of the tasks.
+    `tasks`: what is predicted, by name, and the condition (builder/condition.py) under which an interaction is positive
+    for it; interactions that are positive for none are left out. `value`: a formula (builder/formula.py) over the tasks
+    and the numbers and dates of items, whose value orders results; without one they are ordered by the weighted sum of
+    the tasks.
     """
 
     name: Name
     data: Data = Data()
+    tasks: Annotated[dict[str, bool | str], Field(min_length=1)] = {DEFAULT_TASK: True}
     embeddings: Embeddings | None = None
     split: Split = Split()
     network: Network = Network()
@@ -260,6 +256,20 @@ class Config(_Model):
         if not all(character.isalnum() or character in "_-." for character in name) or name.startswith("."):
             raise ValueError(f"got {name!r}, expected letters, digits, '_', '-' and '.': it names a folder")
         return name
+
+    @field_validator("tasks")
+    @classmethod
+    def _tasks(cls, tasks: dict[str, bool | str]) -> dict[str, bool | str]:
+        for name, condition in tasks.items():
+            if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
+                raise ValueError(
+                    f"got {name!r}, expected a Python identifier that is no keyword and has no leading '_'"
+                )
+            try:
+                parse_condition(condition)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+        return tasks
 
     @model_validator(mode="after")
     def _fits(self) -> Config:
@@ -279,7 +289,7 @@ class Config(_Model):
             if not self.network.user_id and not self.network.history and not taken:
                 raise ValueError("the user tower has no input: set network.user_id, network.history or a user feature")
         else:
-            set_for_training = {"split", "training"} & self.model_fields_set
+            set_for_training = {"split", "tasks", "training"} & self.model_fields_set
             if set_for_training:
                 raise ValueError(f"embeddings are not trained: leave out {', '.join(sorted(set_for_training))}")
             if self.embeddings.query is None and (users is not None or "network" in self.model_fields_set):
@@ -299,10 +309,10 @@ class Config(_Model):
     def _check_value(self, formula: str) -> None:
         features = self.data.items.features if self.data.items else ()
         numbers = {feature.name for feature in features if feature.kind in ("number", "date")}
-        if twice := numbers.intersection(TASKS):
+        if twice := numbers.intersection(self.tasks):
             raise ValueError(f"value: {min(twice)!r} is a task and an item feature; rename the feature")
         try:
-            parse_formula(formula, {*TASKS, *numbers})
+            parse_formula(formula, {*self.tasks, *numbers})
         except ValueError as error:
             raise ValueError(f"value: {error}") from error
 
@@ -314,6 +324,11 @@ class Config(_Model):
     def to_yaml(self) -> str:
         """The settings as resolved, in the form `load` reads."""
         return yaml.safe_dump(self.model_dump(mode="json", exclude_unset=True), sort_keys=False, allow_unicode=True)
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """When an interaction is positive, a task each, in order."""
+        return tuple(parse_condition(condition) for condition in self.tasks.values())
 
     @property
     def items(self) -> Items:

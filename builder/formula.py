@@ -67,15 +67,20 @@ def names_of(expression: Expression) -> Iterator[str]:
             yield from names_of(argument)
 
 
+def read_number(node: ast.expr) -> float:
+    """The number that a constant is. Raises ValueError for any other node."""
+    value = node.value if isinstance(node, ast.Constant) else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
+        raise ValueError(f"column {node.col_offset + 1}: got {ast.unparse(node)[:20]}, expected a finite number")
+    return float(value)
+
+
 def _read(node: ast.expr, names: Collection[str], depth: int) -> Expression:
     where = f"column {node.col_offset + 1}"
     if depth > MOST_DEPTH:
         raise ValueError(f"{where}: expected at most {MOST_DEPTH} operations within each other")
     if isinstance(node, ast.Constant):
-        value = node.value
-        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
-            raise ValueError(f"{where}: got {ast.unparse(node)[:20]}, expected a finite number")
-        return Number(float(value))
+        return Number(read_number(node))
     if isinstance(node, ast.Name):
         if node.id not in names:
             raise ValueError(f"{where}: unknown name {node.id!r}; expected one of {', '.join(sorted(names))}")

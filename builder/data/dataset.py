@@ -47,11 +47,12 @@ def read_dataset(config: Config) -> Dataset:
     if interactions is None:
         raise ConfigError("data.interactions is missing: there is nothing to train on")
     catalogue = read_catalogue(config.items)
-    raw = read_interactions(interactions, interactions.path, catalogue)
+    tasks = dict(zip(config.tasks, config.conditions, strict=True))
+    raw = read_interactions(interactions, interactions.path, catalogue, tasks)
     test_raw: RawEvents | None = None
     keys = np.unique(raw.users)
     if config.split.test is not None:
-        test_raw = read_interactions(interactions, config.split.test, catalogue)
+        test_raw = read_interactions(interactions, config.split.test, catalogue, tasks)
         if test_raw.user_values != raw.user_values:
             raise DataError(
                 f"user ids are {test_raw.user_values}s, in {interactions.path} {raw.user_values}s",

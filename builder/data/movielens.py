@@ -69,7 +69,7 @@ data:
     user: user_id
     item: item_id
     time: time
-    label: {column: rating, at_least: 4}
+tasks: {like: rating >= 4}
 split: {kind: leave-last-out}
 network: {dims: 32, history: 10}
 training: {batch: 512, negatives: 256, learning_rate: 0.005, temperature: 0.2}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,23 +18,34 @@ class HeldOut:
     """What is asked of the network, one entry a user; all items as positions in the catalogue.
 
     `users` [H] int32; `history`: what is served, oldest first; `seen`: what must not be returned; `targets`: what
-    should be.
+    should be, and `labels` [targets, T]: for which tasks each is positive.
     """
 
     users: NDArray[np.int32]
     history: Lists
     seen: Lists
     targets: Lists
+    labels: NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.users)
+
+    def take(self, chosen: NDArray[Any]) -> HeldOut:
+        """The entries at `chosen` [M], in that order."""
+        targets, _ = ranges(self.targets.offsets[chosen], self.targets.offsets[chosen + 1])
+        return HeldOut(
+            self.users[chosen],
+            self.history.take(chosen),
+            self.seen.take(chosen),
+            self.targets.take(chosen),
+            self.labels[targets],
+        )
 
     def sample(self, count: int, seed: int) -> HeldOut:
         """At most `count` of the users, drawn without replacement."""
         if count >= len(self):
             return self
-        chosen = np.sort(np.random.default_rng(seed).choice(len(self), count, replace=False))
-        return HeldOut(self.users[chosen], self.history.take(chosen), self.seen.take(chosen), self.targets.take(chosen))
+        return self.take(np.sort(np.random.default_rng(seed).choice(len(self), count, replace=False)))
 
 
 @dataclass(frozen=True)
@@ -80,15 +92,15 @@ def fixed_file(events: Events, test: Events, split: Split, seed: int) -> Parts:
     is_validation = np.zeros(len(events), dtype=bool)
     is_validation[order] = rank_from_end <= np.repeat(held, lengths)
     train = events.keep(~is_validation)
-    past, targets = _lists(train), _lists(events.keep(is_validation))
-    validation = HeldOut(users.astype(np.int32), past.take(users), past.take(users), targets.take(users))
+    past, held_events = _lists(train), events.keep(is_validation)
+    everyone = np.arange(len(lengths), dtype=np.int32)
+    validation = HeldOut(everyone, past, past, _lists(held_events), held_events.labels).take(users)
 
     items = max(int(events.items.max(initial=0)), int(test.items.max(initial=0))) + 1
     both = np.isin(test.users * np.int64(items) + test.items, events.users * np.int64(items) + events.items)
-    wanted = _lists(test.keep(~both))
-    asked = np.flatnonzero(wanted.lengths)
-    seen = _lists(events).take(asked)
-    return Parts(train, validation, HeldOut(asked.astype(np.int32), seen, seen, wanted.take(asked)))
+    wanted, seen = test.keep(~both), _lists(events)
+    asked = HeldOut(everyone, seen, seen, _lists(wanted), wanted.labels).take(np.flatnonzero(np.diff(wanted.offsets)))
+    return Parts(train, validation, asked)
 
 
 def _held_out(events: Events, targets: NDArray[np.int64], users: NDArray[np.int64], seen: NDArray[np.bool_]) -> HeldOut:
@@ -102,7 +114,7 @@ def _held_out(events: Events, targets: NDArray[np.int64], users: NDArray[np.int6
         flat, offsets = ranges(known.offsets[users], ends)
         history = Lists(offsets, known.items[flat])
     one_each = Lists(np.arange(len(users) + 1), events.items[targets])
-    return HeldOut(users.astype(np.int32), history, known_lists, one_each)
+    return HeldOut(users.astype(np.int32), history, known_lists, one_each, events.labels[targets])
 
 
 def _draw(users: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:

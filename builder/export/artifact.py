@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from builder import ops
-from builder.config import TASKS, IndexConfig
+from builder.config import IndexConfig
 from builder.data.catalogue import Catalogue
 from builder.data.vectors import VectorSource
 from builder.errors import BuilderError
@@ -52,6 +52,7 @@ class Source:
     queries: Tensor
     queries_from: str
     settings: IndexConfig
+    tasks: tuple[str, ...]
     value: str | None = None
     seed: int = 0
     vocabularies: dict[str, list[str]] = field(default_factory=dict)
@@ -123,7 +124,7 @@ def export(
         name=source.name,
         user_features=source.user_features,
         item_features=source.catalogue.features,
-        tasks=TASKS,
+        tasks=source.tasks,
         history_length=source.history_length,
         query_dims=0 if source.tower is not None else source.dims,
         max_results=settings.results,

@@ -52,6 +52,7 @@ def from_run(run: TrainedRun) -> Source:
         queries=queries,
         queries_from=queries_from,
         settings=run.config.index,
+        tasks=tuple(run.config.tasks),
         value=run.config.value,
         seed=run.config.training.seed,
         vocabularies=string_values(run.config.items, run.catalogue),
@@ -89,6 +90,7 @@ def from_embeddings(config: Config) -> Source:
         queries=queries,
         queries_from=queries_from,
         settings=config.index,
+        tasks=tuple(config.tasks),
         value=config.value,
         vocabularies=string_values(config.data.items, catalogue) if config.data.items else {},
     )

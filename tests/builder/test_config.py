@@ -52,7 +52,7 @@ def test_round_trip(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("added", "message"),
     [
-        ("netwerk: {}", "FILE, netwerk: unknown key.\n  Did you mean 'network'? Known: name, data, embeddings"),
+        ("netwerk: {}", "FILE, netwerk: unknown key.\n  Did you mean 'network'? Known: name, data, tasks, embeddings"),
         (
             "network: {dimz: 3}",
             "FILE, network.dimz: unknown key.\n  Did you mean 'dims'? Known: dims, history, user_id.",
@@ -75,6 +75,11 @@ def test_round_trip(tmp_path: Path) -> None:
         ("other: " + "[" * 5000, "FILE: is nested too deeply"),
         ("other: &a [*a]", "FILE: says what no setting can be: Circular reference"),
         ("2020-01-01: 1", "FILE: says what no setting can be: keys must be str"),
+        ("tasks: {}", "FILE, tasks: got {}, expected"),
+        ("tasks: {like: rating}", "FILE, tasks: like: got 'rating', expected true, or a column compared with a number"),
+        ("tasks: {like: false}", "FILE, tasks: like: got 'False', expected true"),
+        ("tasks: {like: rating > x}", "FILE, tasks: like: column 10: got x, expected a finite number"),
+        ("tasks: {to like: true}", "FILE, tasks: got 'to like', expected a Python identifier"),
         ("network: {user_id: false, history: 0}\n", ""),
     ],
 )

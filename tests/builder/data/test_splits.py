@@ -19,12 +19,17 @@ def events(seed: int, *, timed: bool) -> Events:
         users += [user] * count
         items += list(rng.choice(ITEMS, count, replace=False))
         times += sorted(rng.integers(0, 6, count))  # many at the same time
-    return Events(offsets_of(np.array(users), USERS), np.array(items, np.int32), np.array(times) if timed else None)
+    # Labels that tell which interaction one is: the bits of its item.
+    labels = (np.array(items)[:, None] >> np.arange(5)) % 2 == 1
+    offsets = offsets_of(np.array(users), USERS)
+    return Events(offsets, np.array(items, np.int32), np.array(times) if timed else None, labels)
 
 
 def of(held_out: HeldOut, user: int) -> tuple[list[int], list[int], list[int]]:
     """History, seen and targets of a user."""
     at = held_out.users.tolist().index(user)
+    labels = held_out.labels[held_out.targets.offsets[at] : held_out.targets.offsets[at + 1]]
+    assert (labels @ (1 << np.arange(5))).tolist() == held_out.targets[at].tolist()
     return held_out.history[at].tolist(), held_out.seen[at].tolist(), held_out.targets[at].tolist()
 
 

@@ -15,7 +15,8 @@ def events(seed: int, *, timed: bool) -> Events:
     users = np.sort(rng.integers(0, 8, 60))
     offsets = offsets_of(users, 8)
     times = np.concatenate([np.sort(rng.integers(0, 5, n)) for n in np.diff(offsets)])
-    return Events(offsets, rng.integers(0, 100, 60).astype(np.int32), times if timed else None)
+    labels = np.ones((60, 1), dtype=bool)
+    return Events(offsets, rng.integers(0, 100, 60).astype(np.int32), times if timed else None, labels)
 
 
 @pytest.mark.parametrize("seed", range(4))
