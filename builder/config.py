@@ -201,6 +201,21 @@ class Training(_Model):
     seed: int = Field(default=0, ge=0, lt=2**31)
 
 
+class Rerank(_Model):
+    """The reranker: a probability of each task for every candidate of the search (builder/network/rerank.py).
+
+    `kind`: mlp or mol (mixture of logits). `hidden`: units of its first layer. `candidates`: how many of the search's
+    candidates of each user it learns from. `epochs` is the most; it stops after `patience` epochs without better NDCG.
+    """
+
+    kind: Literal["mlp", "mol"] = "mlp"
+    hidden: int = Field(default=64, ge=4, le=4096)
+    candidates: int = Field(default=500, ge=10, le=65_536)
+    epochs: int = Field(default=30, ge=1)
+    learning_rate: float = Field(default=0.001, gt=0)
+    patience: int = Field(default=3, ge=1)
+
+
 class IndexConfig(_Model):
     """The item index. `auto` values are measured when the artifact is exported, to reach `recall` against exact search.
 
@@ -237,7 +252,7 @@ class Config(_Model):
     `tasks`: what is predicted, by name, and the condition (builder/condition.py) under which an interaction is positive
     for it; interactions that are positive for none are left out. `value`: a formula (builder/formula.py) over the tasks
     and the numbers and dates of items, whose value orders results; without one they are ordered by the weighted sum of
-    the tasks.
+    the tasks. `rerank`: without it the one task's score is the inner product of user and item vector.
     """
 
     name: Name
@@ -247,6 +262,7 @@ class Config(_Model):
     split: Split = Split()
     network: Network = Network()
     training: Training = Training()
+    rerank: Rerank | None = None
     index: IndexConfig = IndexConfig()
     value: str | None = None
 
@@ -276,6 +292,8 @@ class Config(_Model):
         users = self.data.users
         if (self.data.interactions is None) == (self.embeddings is None):
             raise ValueError("expected exactly one of data.interactions and embeddings")
+        if len(self.tasks) > 1 and self.rerank is None:
+            raise ValueError("rerank is missing: the search has one score, only the reranker tells tasks apart")
         if self.embeddings is None:
             if self.data.items is None:
                 raise ValueError("data.items is missing: the table of the catalogue")
@@ -289,7 +307,7 @@ class Config(_Model):
             if not self.network.user_id and not self.network.history and not taken:
                 raise ValueError("the user tower has no input: set network.user_id, network.history or a user feature")
         else:
-            set_for_training = {"split", "tasks", "training"} & self.model_fields_set
+            set_for_training = {"split", "tasks", "training", "rerank"} & self.model_fields_set
             if set_for_training:
                 raise ValueError(f"embeddings are not trained: leave out {', '.join(sorted(set_for_training))}")
             if self.embeddings.query is None and (users is not None or "network" in self.model_fields_set):

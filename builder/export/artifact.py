@@ -28,6 +28,7 @@ from builder.index.kmeans import automatic_clusters
 from builder.index.projection import choose_projection, leading_directions
 from builder.network.items import ItemFeatures, number_names
 from builder.network.pipeline import Pipeline
+from builder.network.rerank import Reranker, Reranking, RetrievalScore
 from builder.network.search import Search
 from builder.network.value import ValueModel
 from client.schema import Feature, Schema
@@ -40,7 +41,8 @@ MAX_DIMS = (2**31 - 1) // 127**2  # the int32 sums of scan are exact up to here
 @dataclass(frozen=True)
 class Source:
     """What an artifact is made of. `tower` None: requests carry query vectors. `queries` [Q, D] measure recall.
-    `value`: a formula over tasks and item numbers, None for the weighted sum of the tasks.
+    `reranker` None: the one task's score is that of the search. `value`: a formula over tasks and item numbers, None
+    for the weighted sum of the tasks.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Source:
     queries_from: str
     settings: IndexConfig
     tasks: tuple[str, ...]
+    reranker: Reranker | None = None
     value: str | None = None
     seed: int = 0
     vocabularies: dict[str, list[str]] = field(default_factory=dict)
@@ -151,15 +154,17 @@ def export(
         target=settings.recall,
         results=settings.results,
         probes=None if settings.probes == "auto" else settings.probes,
-        candidates=_candidates(settings, source.value),
+        candidates=_candidates(settings, reorders=source.value is not None or source.reranker is not None),
     )
     done = step("Writing the model")
     numbers = number_names(index.forward)
     formula = None if source.value is None else parse_formula(source.value, {*schema.tasks, *numbers})
     items_of_index = ItemFeatures(index.forward, () if formula is None else set(names_of(formula)))
     value = ValueModel(schema.tasks, formula, items_of_index.used)
-    scripted = script(Pipeline(source.tower, search, value, items_of_index, results=settings.results), schema)
-    statistics = _statistics(index, search, source, calibration)
+    rerank = _reranking(source, index)
+    pipeline = Pipeline(source.tower, search, rerank, value, items_of_index, results=settings.results)
+    scripted = script(pipeline, schema)
+    statistics = _statistics(index, pipeline, source, calibration)
     return write_version(
         repository,
         model,
@@ -171,11 +176,21 @@ def export(
     )
 
 
-def _candidates(settings: IndexConfig, value: str | None) -> int | None:
-    """None: as few as find the results. A formula orders them anew, and therefore gets as many as `auto` ever takes."""
+def _candidates(settings: IndexConfig, *, reorders: bool) -> int | None:
+    """None: as few as find the results. What orders them anew therefore gets as many as `auto` ever takes."""
     if settings.candidates != "auto":
         return settings.candidates
-    return None if value is None else candidates_for(CANDIDATES[-1], settings.results, settings.max_candidates)
+    return candidates_for(CANDIDATES[-1], settings.results, settings.max_candidates) if reorders else None
+
+
+def _reranking(source: Source, index: Index) -> Reranking | RetrievalScore:
+    """The reranker with what it keeps of each item, in the order of the index."""
+    if source.reranker is None:
+        return RetrievalScore()
+    kept = source.reranker.keep(source.vectors)
+    item_of_row = torch.from_numpy(index.layout.item_of_row)
+    rows = torch.where((item_of_row >= 0).unsqueeze(1), kept[item_of_row.clamp(min=0)], 0)
+    return Reranking(source.reranker.scorer, rows)
 
 
 def _projection(source: Source) -> Tensor:
@@ -185,12 +200,13 @@ def _projection(source: Source) -> Tensor:
     return leading_directions(source.vectors, settings.code_dims, seed=source.seed)
 
 
-def _statistics(index: Index, search: Search, source: Source, calibration: Calibration) -> IndexStatistics:
+def _statistics(index: Index, pipeline: Pipeline, source: Source, calibration: Calibration) -> IndexStatistics:
     items_of_cluster = np.bincount(
         np.repeat(np.arange(index.clusters), np.diff(index.cluster_blocks.numpy()) * BLOCK),
         weights=(index.ids >= 0).numpy(),
         minlength=index.clusters,
     )
+    search = pipeline.search
     groups = {
         "codes": [index.codes, index.scales],
         "vectors": [index.vectors],
@@ -205,6 +221,7 @@ def _statistics(index: Index, search: Search, source: Source, calibration: Calib
         "reach": [search.reach],
         "filters": [*index.filters.tensors().values(), index.valid],
         "forward columns": list(index.forward.values()),
+        "reranker": [*pipeline.rerank.parameters(), *pipeline.rerank.buffers()],
     }
     return IndexStatistics(
         items=len(source.catalogue),

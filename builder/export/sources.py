@@ -53,6 +53,7 @@ def from_run(run: TrainedRun) -> Source:
         queries_from=queries_from,
         settings=run.config.index,
         tasks=tuple(run.config.tasks),
+        reranker=run.reranker,
         value=run.config.value,
         seed=run.config.training.seed,
         vocabularies=string_values(run.config.items, run.catalogue),

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from builder.network.items import ItemFeatures
+from builder.network.rerank import Reranking, RetrievalScore
 from builder.network.search import Search, first_status, flag
 from builder.network.value import ValueModel
 from client.schema import Schema, Status
@@ -16,7 +17,7 @@ OUTPUT_NAMES = ("item_ids", "scores", "task_scores", "count", "status", "stats")
 
 
 class Pipeline(nn.Module):
-    """User tower, filters, index, scoring and value model as one network.
+    """User tower, filters, index, reranker and value model as one network.
 
     `tower` is a `UserTower` (takes the list of user features and the history), a TorchScript module of the user's own
     (takes them as named arguments), or None (the request carries the query vector). `forward` differs in its
@@ -24,12 +25,20 @@ class Pipeline(nn.Module):
     """
 
     def __init__(
-        self, tower: nn.Module | None, search: Search, value: ValueModel, items: ItemFeatures, *, results: int
+        self,
+        tower: nn.Module | None,
+        search: Search,
+        rerank: Reranking | RetrievalScore,
+        value: ValueModel,
+        items: ItemFeatures,
+        *,
+        results: int,
     ) -> None:
         super().__init__()
         if tower is not None:
             self.tower = tower
         self.search = search
+        self.rerank = rerank
         self.value = value
         self.items = items
         self.results = results
@@ -51,8 +60,8 @@ class Pipeline(nn.Module):
     ) -> Outputs:
         """From the query vector `[B, D]` to the results; `user_status [B] int32` is carried into the status."""
         weights, status = self.value.resolve_weights(task_weights, user_status)  # [B, T], [B]
-        rows, ids, retrieval_scores, stats, status = self.search(query, filter, exclude, search, status)  # [B, M]
-        task_scores = retrieval_scores.unsqueeze(2)  # [B, M, T]: the one task's score is the inner product
+        rows, ids, retrieved, stats, status = self.search(query, filter, exclude, search, status)  # [B, M]
+        task_scores = self.rerank(query, rows, retrieved, self.search.vectors, self.search.scales)  # [B, M, T]
         value = self.value(task_scores, self.items.read_numbers(rows), weights)  # [B, M]
         item_ids, scores, tasks, count = torch.ops.silvertriton.select(value, ids, task_scores, status, self.results)
         return item_ids, scores, tasks, count.unsqueeze(1), status.unsqueeze(1), stats

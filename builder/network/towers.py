@@ -182,9 +182,7 @@ class ItemTower(nn.Module):
     def __init__(self, columns: Sequence[Column], count: int, *, dims: int, ids: nn.Embedding | None = None) -> None:
         super().__init__()
         self.ids = table(count + 1, dims) if ids is None else ids
-        self.encoders = nn.ModuleList(
-            _item_encoder(column, dims) for column in columns if not _names_each_item(column, count)
-        )
+        self.encoders = item_encoders(columns, count, dims)
 
     def __len__(self) -> int:
         return self.ids.num_embeddings - 1
@@ -212,6 +210,11 @@ def table(rows: int, dims: int) -> nn.Embedding:
     embedding = nn.Embedding(rows, dims, sparse=rows > SPARSE_ROWS)
     nn.init.normal_(embedding.weight, std=INITIAL_STD)
     return embedding
+
+
+def item_encoders(columns: Sequence[Column], count: int, dims: int) -> nn.ModuleList:
+    """One encoder a feature, `[M] int64` positions -> `[M, D]`; none for a category that names each of the items."""
+    return nn.ModuleList(_item_encoder(column, dims) for column in columns if not _names_each_item(column, count))
 
 
 def _item_encoder(column: Column, dims: int) -> nn.Module:

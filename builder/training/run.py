@@ -5,7 +5,8 @@ runs/NAME/checkpoint.pt      the state to go on from
 runs/NAME/towers.pt          the towers of the best epoch
 runs/NAME/metrics.jsonl      a line an epoch: loss, validation recall and NDCG at 20, seconds
 runs/NAME/item_vectors.npy   [N, D] float32 in catalogue order, written at the end
-runs/NAME/report.json        the end: best epoch, validation and test figures, digest of the data
+runs/NAME/reranker.pt        the reranker, if there is one
+runs/NAME/report.json        the end: best epoch, validation and test figures, calibration, digest of the data
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,14 +30,18 @@ from builder.data.columns import take
 from builder.data.dataset import Dataset, read_dataset
 from builder.data.lists import Lists
 from builder.errors import BuilderError
+from builder.evaluation.calibration import reliability
+from builder.evaluation.metrics import quality
+from builder.network.rerank import Reranker
 from builder.network.towers import ItemTower, UserTower
 from builder.training.batches import wire_features
 from builder.training.checkpoint import restore, save, write_text
-from builder.training.trainer import AT, Trainer
+from builder.training.rerank import Miner, best_items, probabilities, train_reranker
+from builder.training.trainer import AT, Trainer, encode_users
 from client.schema import Feature
 
 CONFIG, CHECKPOINT, TOWERS = "retrieval.yaml", "checkpoint.pt", "towers.pt"
-METRICS, VECTORS, REPORT = "metrics.jsonl", "item_vectors.npy", "report.json"
+METRICS, VECTORS, RERANKER, REPORT = "metrics.jsonl", "item_vectors.npy", "reranker.pt", "report.json"
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,8 @@ class Requests:
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A finished run. `user_tower` is in eval mode on the CPU; `item_vectors` [N, D] float32 in catalogue order.
+    """A finished run. `user_tower` and `reranker` (None: there is none) are in eval mode on the CPU; `item_vectors`
+    [N, D] float32 in catalogue order.
 
     `figures`: best epoch, seconds, and recall and NDCG at 20 of validation and test.
     """
@@ -67,6 +73,7 @@ class TrainedRun:
     dataset: Dataset
     user_tower: UserTower
     item_vectors: NDArray[np.float32]
+    reranker: Reranker | None
     figures: dict[str, float]
 
     @property
@@ -172,8 +179,50 @@ def train(config: Config, out: Path, resume: bool) -> Path:
         f"test_recall_at_{AT}": test.recall,
         f"test_ndcg_at_{AT}": test.ndcg,
     }
-    write_text(json.dumps({"figures": figures, "data": digest}, indent=2) + "\n", out / REPORT)
+    report: dict[str, Any] = {"figures": figures, "data": digest}
+    if config.rerank is not None:
+        user_tower.to("cpu").eval()
+        found, report["calibration"] = _train_reranker(config, dataset, user_tower, device, out)
+        figures |= found
+    write_text(json.dumps(report, indent=2) + "\n", out / REPORT)
     return out
+
+
+def _train_reranker(
+    config: Config, dataset: Dataset, user_tower: UserTower, device: torch.device, out: Path
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Train it on what the index returns to validation users, save it, and measure it on the test users.
+
+    Returns figures, and the calibration of each task.
+    """
+    if config.rerank is None:
+        raise ValueError("no reranker is configured")
+    cpu = torch.device("cpu")
+    vectors = np.load(out / VECTORS, mmap_mode="r")
+    reranker = build_reranker(config, dataset)
+    with progress.step("Indexing for the reranker"):
+        miner = Miner(dataset.catalogue, vectors, config.rerank.candidates, seed=config.training.seed)
+    with progress.step(f"Candidates of {len(dataset.validation):,} validation users"):
+        queries = encode_users(user_tower, dataset, dataset.validation, cpu)
+        candidates = miner.candidates(queries, dataset.validation)
+    figures = train_reranker(
+        reranker, candidates, dataset.validation, vectors, config.rerank, seed=config.training.seed, device=device
+    )
+    save(reranker.state_dict(), out / RERANKER)
+    calibration: dict[str, Any] = {}
+    if len(dataset.test):
+        with progress.step(f"Measuring the reranker on {len(dataset.test):,} test users"):
+            queries = encode_users(user_tower, dataset, dataset.test, cpu)
+            candidates = miner.candidates(queries, dataset.test)
+            found = probabilities(reranker, candidates, vectors)
+            items = best_items(candidates.items, found.sum(2), AT)
+            test = quality(items, dataset.test.targets)
+            real = candidates.items >= 0
+            for t, task in enumerate(config.tasks):
+                measured = reliability(found[real][:, t].numpy(), candidates.labels[real][:, t].numpy())
+                calibration[task] = asdict(measured)
+        figures |= {f"rerank_test_recall_at_{AT}": test.recall, f"rerank_test_ndcg_at_{AT}": test.ndcg}
+    return figures, calibration
 
 
 def load(out: Path) -> TrainedRun:
@@ -200,7 +249,11 @@ def load(out: Path) -> TrainedRun:
             {name.removeprefix("user."): tensor for name, tensor in towers.items() if name.startswith("user.")}
         )
         vectors = np.load(out / VECTORS, mmap_mode="r")
-        return TrainedRun(config, dataset, user_tower.eval(), vectors, report["figures"])
+        reranker = None
+        if config.rerank is not None:
+            reranker = build_reranker(config, dataset).eval()
+            reranker.load_state_dict(restore(out / RERANKER, torch.device("cpu")))
+        return TrainedRun(config, dataset, user_tower.eval(), vectors, reranker, report["figures"])
 
 
 @contextmanager
@@ -229,6 +282,22 @@ def build_towers(config: Config, dataset: Dataset) -> tuple[UserTower, ItemTower
     return user_tower, ItemTower(catalogue.columns, len(catalogue), dims=config.network.dims, ids=shared)
 
 
+def build_reranker(config: Config, dataset: Dataset) -> Reranker:
+    """A reranker with fresh weights, the same for the same seed."""
+    if config.rerank is None:
+        raise ValueError("no reranker is configured")
+    torch.manual_seed(config.training.seed)
+    catalogue = dataset.catalogue
+    return Reranker(
+        config.rerank.kind,
+        catalogue.columns,
+        np.bincount(dataset.train.items, minlength=len(catalogue)),
+        dims=config.network.dims,
+        tasks=len(config.tasks),
+        hidden=config.rerank.hidden,
+    )
+
+
 def _read(config: Config) -> Dataset:
     with progress.step("Reading data") as current:
         dataset = read_dataset(config)
@@ -247,8 +316,8 @@ def _digest(dataset: Dataset) -> int:
 
 
 def _refuse_other_settings(config: Config, before: Config, out: Path) -> None:
-    """Only the settings of the index, and for how long to train, may change on the way."""
-    for name in ("data", "split", "network", "training"):
+    """Only what comes after the towers, and for how long to train, may change on the way."""
+    for name in ("data", "split", "tasks", "network", "training"):
         now, then = getattr(config, name), getattr(before, name)
         if name == "training":
             free = {"epochs", "patience"}

@@ -15,6 +15,7 @@ from builder.export.torchscript import load_tower, script
 from builder.index.build import build_index
 from builder.network.items import ItemFeatures
 from builder.network.pipeline import Pipeline, input_names
+from builder.network.rerank import RetrievalScore
 from builder.network.search import Search
 from builder.network.value import ValueModel
 from client.hashing import UNKNOWN_KEY
@@ -145,7 +146,9 @@ def test_a_user_feature_may_have_any_python_name(name: str) -> None:
         def forward(self, features: list[Tensor], history: Tensor) -> Tensor:
             return torch.nn.functional.one_hot(features[0][:, 0], 4).float() + history[:, :1] + 1
 
-    network = script(Pipeline(OneHot(), search, ValueModel(["score"]), ItemFeatures({}), results=2), schema)
+    network = script(
+        Pipeline(OneHot(), search, RetrievalScore(), ValueModel(["score"]), ItemFeatures({}), results=2), schema
+    )
     assert input_names(schema) == (name, "filter", "exclude", "task_weights", "search")
     item_ids, scores, *_ = network(**{name: torch.tensor([[2], [0]])}, **neutral(2))
     assert item_ids.tolist() == [[2, 0], [0, 1]]

@@ -15,6 +15,7 @@ from builder.export.torchscript import script
 from builder.index.build import build_index
 from builder.network.items import ItemFeatures
 from builder.network.pipeline import OUTPUT_NAMES, Pipeline, forward_source, input_names
+from builder.network.rerank import RetrievalScore
 from builder.network.search import Search
 from builder.network.value import ValueModel
 from client import F, compile_filter
@@ -47,7 +48,10 @@ def network(of: Schema, tower: nn.Module | None = None) -> Any:
     ops.load()
     index = build_index(VECTORS, np.arange(ITEMS), (NumberColumn(PRICE, PRICES),), clusters=3, seed=0)
     search = Search(index, fingerprint=of.fingerprint, probes=3, candidates=50, max_candidates=50)
-    return script(Pipeline(tower, search, ValueModel(["score"]), ItemFeatures(index.forward), results=RESULTS), of)
+    return script(
+        Pipeline(tower, search, RetrievalScore(), ValueModel(["score"]), ItemFeatures(index.forward), results=RESULTS),
+        of,
+    )
 
 
 def test_inputs_in_order() -> None:

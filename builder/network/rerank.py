@@ -1,0 +1,215 @@
+"""From candidates to a probability of each task: the reranker, and what stands in its place where there is none.
+
+The reranker is an OverArch as in SilverTorch (arXiv:2511.14881): it reads the user vector, the candidates' vectors,
+what is known of the items beside, and the products of both vectors, and sees every candidate that the search returns.
+What depends on the item alone is computed once, when an artifact is written, and gathered by row.
+
+Letters: B requests, M candidates, D dims, T tasks, H hidden units, S width of what is kept of an item, N items, R rows.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from builder.data.columns import Column
+from builder.data.vectors import VectorSource
+from builder.network.towers import item_encoders
+
+Kind = Literal["mlp", "mol"]
+COMPONENTS = 4  # of users, and as many of items, in a mixture of logits: 16 logits
+COMPONENT_DIMS = 32
+
+
+class RetrievalScore(nn.Module):
+    """No reranker: the one task's score is that of the search."""
+
+    def forward(self, query: Tensor, rows: Tensor, scores: Tensor, vectors: Tensor, scales: Tensor) -> Tensor:
+        """As `Reranking.forward`, T = 1."""
+        return scores.unsqueeze(2)
+
+
+class Reranking(nn.Module):
+    """A trained reranker with what it keeps of each item, by row of the index: `items [R, S] float16`."""
+
+    items: Tensor
+
+    def __init__(self, scorer: nn.Module, items: Tensor) -> None:
+        super().__init__()
+        self.scorer = scorer
+        self.register_buffer("items", items)
+
+    def forward(self, query: Tensor, rows: Tensor, scores: Tensor, vectors: Tensor, scales: Tensor) -> Tensor:
+        """`query [B, D]`; `rows [B, M] int32` and `scores [B, M]` of the search, -1 and -inf past the end; `vectors
+        [R, D] float16` and `scales [NB, 32]` of the index -> probabilities `[B, M, T]`."""
+        existing = rows.clamp(min=0)
+        gathered = vectors[existing].to(torch.float32) * scales.view(-1)[existing].unsqueeze(2)  # [B, M, D]
+        items = self.items[existing].to(torch.float32)  # [B, M, S]
+        finite = torch.where(rows < 0, torch.zeros_like(scores), scores)
+        probabilities: Tensor = torch.sigmoid(self.scorer(query, gathered, items, finite))
+        return probabilities
+
+
+class Calibration(nn.Module):
+    """Logits to calibrated logits, task by task: `logit / temperature + bias` (Platt 1999; Guo et al. 2017, ICML)."""
+
+    temperature: Tensor
+    bias: Tensor
+
+    def __init__(self, tasks: int) -> None:
+        super().__init__()
+        self.register_buffer("temperature", torch.ones(tasks))
+        self.register_buffer("bias", torch.zeros(tasks))
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """`[..., T]` -> `[..., T]`."""
+        return logits / self.temperature + self.bias
+
+
+class RetrievedLogit(nn.Module):
+    """The part of the logits that the search's score alone gives: where the training of a reranker begins."""
+
+    def __init__(self, tasks: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(tasks))
+        self.bias = nn.Parameter(torch.zeros(tasks))
+
+    def forward(self, scores: Tensor) -> Tensor:
+        """`scores [B, M]` -> `[B, M, T]`."""
+        return scores.unsqueeze(2) * self.scale + self.bias
+
+
+class MlpScorer(nn.Module):
+    """Two hidden layers over user, item and their elementwise product, added to the score of the search.
+
+    Its last layer begins at zero: an untrained one keeps the order of the search. What is kept of an item is its part
+    of the first layer, S = H.
+    """
+
+    def __init__(self, dims: int, tasks: int, hidden: int) -> None:
+        super().__init__()
+        self.user = nn.Linear(dims, hidden)
+        self.product = nn.Linear(dims, hidden, bias=False)
+        self.second = nn.Linear(hidden, hidden // 2)
+        self.last = nn.Linear(hidden // 2, tasks, bias=False)
+        self.retrieved = RetrievedLogit(tasks)
+        self.calibration = Calibration(tasks)
+        nn.init.zeros_(self.last.weight)
+
+    def forward(self, query: Tensor, vectors: Tensor, items: Tensor, scores: Tensor) -> Tensor:
+        """`query [B, D]`, `vectors [B, M, D]`, `items [B, M, H]`, `scores [B, M]` -> logits `[B, M, T]`."""
+        weights = query.unsqueeze(2) * self.product.weight.t()  # [B, D, H]: (u * v) W as v (u * W)
+        first = F.relu(torch.bmm(vectors, weights) + items + self.user(query).unsqueeze(1))  # [B, M, H]
+        added = self.last(F.relu(self.second(first)))  # [B, M, T]
+        logits: Tensor = self.calibration(self.retrieved(scores) + added)
+        return logits
+
+
+class MolScorer(nn.Module):
+    """Mixture of logits (Zhai et al. 2023, KDD, doi:10.1145/3580305.3599897).
+
+    Users and items have several component vectors each; the products of all pairs are weighted by a softmax over gates
+    of user, item and the products, for each task, and added to the score of the search. What is kept of an item is its
+    components and its gates, S = COMPONENTS * COMPONENT_DIMS + T * COMPONENTS**2.
+    """
+
+    def __init__(self, dims: int, tasks: int, hidden: int) -> None:
+        super().__init__()
+        self.components, self.component_dims, self.tasks = COMPONENTS, COMPONENT_DIMS, tasks
+        pairs = COMPONENTS * COMPONENTS
+        self.user = nn.Linear(dims, COMPONENTS * COMPONENT_DIMS)
+        self.user_gates = nn.Sequential(nn.Linear(dims, hidden), nn.ReLU(), nn.Linear(hidden, tasks * pairs))
+        self.pair_gates = nn.Linear(pairs, tasks * pairs)
+        self.mixed = nn.Parameter(torch.zeros(tasks))
+        self.retrieved = RetrievedLogit(tasks)
+        self.calibration = Calibration(tasks)
+
+    def forward(self, query: Tensor, vectors: Tensor, items: Tensor, scores: Tensor) -> Tensor:
+        """`query [B, D]`, `vectors [B, M, D]`, `items [B, M, S]`, `scores [B, M]` -> logits `[B, M, T]`."""
+        batch, count = items.size(0), items.size(1)
+        kept = self.components * self.component_dims
+        users = F.normalize(self.user(query).view(batch, self.components, self.component_dims), dim=2)
+        parts = items[:, :, :kept].reshape(batch, count * self.components, self.component_dims)
+        pairs = torch.bmm(parts, users.transpose(1, 2)).view(batch, count, -1)  # [B, M, C * C]
+        gates = self.pair_gates(pairs) + self.user_gates(query).unsqueeze(1) + items[:, :, kept:]
+        gates = gates.view(batch, count, self.tasks, -1).softmax(3)  # [B, M, T, C * C]
+        mixture = (gates * pairs.unsqueeze(2)).sum(3)  # [B, M, T]
+        logits: Tensor = self.calibration(self.retrieved(scores) + mixture * self.mixed)
+        return logits
+
+
+class ItemSide(nn.Module):
+    """What the reranker keeps of each item: a function of its vector, its popularity and its features.
+
+    `columns`: item features, all N long; `popularity` [N]: training interactions of each item. Used offline only.
+    """
+
+    popularity: Tensor
+
+    def __init__(self, columns: Sequence[Column], popularity: NDArray[np.int64], dims: int, width: int) -> None:
+        super().__init__()
+        logs = np.log1p(popularity.astype(np.float64))
+        standard = (logs - logs.mean()) / max(float(logs.std()), 1e-6)
+        self.register_buffer("popularity", torch.from_numpy(standard).float().unsqueeze(1), persistent=False)
+        self.project = nn.Linear(dims + 1, width)
+        self.encoders = item_encoders(columns, len(popularity), width)
+
+    def forward(self, items: Tensor, vectors: Tensor) -> Tensor:
+        """`items [M] int64` positions in the catalogue, their `vectors [M, D]` -> `[M, S]`."""
+        kept: Tensor = self.project(torch.cat([vectors, self.popularity[items]], dim=1))
+        for encoder in self.encoders:
+            kept = kept + encoder(items)
+        return kept
+
+
+class Reranker(nn.Module):
+    """Both sides of a reranker, as it is trained."""
+
+    def __init__(
+        self,
+        kind: Kind,
+        columns: Sequence[Column],
+        popularity: NDArray[np.int64],
+        *,
+        dims: int,
+        tasks: int,
+        hidden: int,
+    ) -> None:
+        super().__init__()
+        self.scorer = (MlpScorer if kind == "mlp" else MolScorer)(dims, tasks, hidden)
+        width = hidden if kind == "mlp" else COMPONENTS * COMPONENT_DIMS + tasks * COMPONENTS**2
+        self.item_side = ItemSide(columns, popularity, dims, width)
+        self.kind = kind
+
+    def forward(self, query: Tensor, items: Tensor, vectors: Tensor, scores: Tensor) -> Tensor:
+        """`query [B, D]`, `items [B, M] int64` positions, their `vectors [B, M, D]`, `scores [B, M]` of the search ->
+        logits `[B, M, T]`."""
+        batch, count, dims = vectors.shape
+        distinct, place = torch.unique(items, return_inverse=True)
+        first = torch.empty(len(distinct), dtype=torch.int64, device=items.device)
+        first[place.flatten()] = torch.arange(items.numel(), device=items.device)
+        kept = self.items_kept(distinct, vectors.reshape(-1, dims)[first])
+        logits: Tensor = self.scorer(query, vectors, kept[place.flatten()].view(batch, count, -1), scores)
+        return logits
+
+    def items_kept(self, items: Tensor, vectors: Tensor) -> Tensor:
+        """What is kept of `items [M] int64` with these `vectors [M, D]`: `[M, S]`."""
+        kept: Tensor = self.item_side(items, vectors)
+        if self.kind == "mol":  # components are unit vectors
+            width = COMPONENTS * COMPONENT_DIMS
+            parts = F.normalize(kept[:, :width].reshape(-1, COMPONENTS, COMPONENT_DIMS), dim=2)
+            kept = torch.cat([parts.reshape(-1, width), kept[:, width:]], dim=1)
+        return kept
+
+    @torch.no_grad()
+    def keep(self, vectors: VectorSource, chunk: int = 65_536) -> Tensor:
+        """What is kept of all items, `[N, S] float16`; `vectors` [N, D], read in chunks."""
+        parts = []
+        for start in range(0, len(vectors), chunk):
+            part = torch.from_numpy(np.array(vectors[start : start + chunk], dtype=np.float32))
+            parts.append(self.items_kept(torch.arange(start, start + len(part)), part).to(torch.float16))
+        return torch.cat(parts)
