@@ -246,18 +246,21 @@ def _begin_with_scores(reranker: Reranker, training: Candidates) -> None:
 def _logistic_fit(inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Slope (above 0) and bias `[T]` of the least logistic loss of `labels [n, T]` by `inputs [n, T]`, task by task.
 
-    1 and 0 for a task whose labels are all alike: nothing tells how sure it may be.
+    Of n positives each counts as (n + 1) / (n + 2) of one, and as little less of a negative (Platt 1999): where inputs
+    tell labels apart without fault the slope would grow without bound. 1 and 0 for a task whose labels are all alike:
+    nothing tells how sure it may be.
     """
+    positives, negatives = labels.sum(0), (1 - labels).sum(0)
+    smooth = torch.where(labels > 0, (positives + 1) / (positives + 2), 1 / (negatives + 2))
     mean, spread = inputs.mean(0), inputs.std(0).clamp(min=1e-6)
     standard = (inputs - mean) / spread
     log_slope = torch.zeros(inputs.shape[1], dtype=inputs.dtype, requires_grad=True)
-    rate = labels.mean(0).clamp(1e-6, 1 - 1e-6)
-    bias = torch.logit(rate).clone().requires_grad_()
+    bias = torch.logit(smooth.mean(0)).clone().requires_grad_()
     optimizer = torch.optim.LBFGS([log_slope, bias], max_iter=100, line_search_fn="strong_wolfe")
 
     def closure() -> float:
         optimizer.zero_grad()
-        loss = F.binary_cross_entropy_with_logits(standard * log_slope.exp() + bias, labels)
+        loss = F.binary_cross_entropy_with_logits(standard * log_slope.exp() + bias, smooth)
         loss.backward()
         return float(loss.detach())
 
@@ -265,7 +268,7 @@ def _logistic_fit(inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         slope = log_slope.exp() / spread
         offset = bias - slope * mean
-        fits = (labels.amax(0) > 0) & (labels.amin(0) < 1)
+        fits = (positives > 0) & (negatives > 0)
         return torch.where(fits, slope, 1.0), torch.where(fits, offset, 0.0)
 
 

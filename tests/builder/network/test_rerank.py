@@ -1,0 +1,158 @@
+"""Rerankers against slow readings of their definitions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from builder.data.columns import CategoryColumn, NumberColumn, TagsColumn
+from builder.network.rerank import (
+    COMPONENT_DIMS,
+    COMPONENTS,
+    Calibration,
+    Kind,
+    Reranker,
+    Reranking,
+    RetrievalScore,
+)
+from client.schema import Feature
+
+ITEMS, DIMS, TASKS, HIDDEN = 50, 6, 2, 8
+COLUMNS = (
+    CategoryColumn(Feature("colour", "category", "integer"), np.arange(ITEMS) % 4),
+    TagsColumn(Feature("tags", "tags", "integer"), np.arange(ITEMS + 1) * 2, np.tile([1, 7], ITEMS)),
+    NumberColumn(Feature("price", "number"), np.linspace(0.0, 9.0, ITEMS)),
+)
+
+
+def perturbed(module: nn.Module, seed: int) -> None:
+    """Weights that are nowhere zero."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.5)
+
+
+def make(kind: Kind, seed: int = 0) -> Reranker:
+    popularity = np.arange(ITEMS) ** 2
+    reranker = Reranker(kind, COLUMNS, popularity, dims=DIMS, tasks=TASKS, hidden=HIDDEN)
+    perturbed(reranker, seed)
+    calibration = reranker.scorer.calibration
+    calibration.temperature.copy_(torch.tensor([0.5, 2.0]))
+    calibration.bias.copy_(torch.tensor([-1.0, 3.0]))
+    return reranker.eval()
+
+
+def request(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """query [3, D], items [3, 7] with repeats between users, their vectors, scores."""
+    generator = torch.Generator().manual_seed(seed)
+    query = torch.randn(3, DIMS, generator=generator)
+    items = torch.randint(ITEMS, (3, 7), generator=generator)
+    vectors = torch.randn(ITEMS, DIMS, generator=generator)[items]
+    return query, items, vectors, torch.randn(3, 7, generator=generator)
+
+
+def slow_logits(reranker: Any, query: Tensor, item: int, vector: Tensor, score: float) -> np.ndarray:
+    """The logits [T] of one candidate of one user, in float64."""
+    kept = reranker.items_kept(torch.tensor([item]), vector[None])[0].double().numpy()
+    state = {name: tensor.double().numpy() for name, tensor in reranker.scorer.state_dict().items()}
+    user, item_vector = query.double().numpy(), vector.double().numpy()
+
+    def linear(name: str, x: np.ndarray) -> np.ndarray:
+        return np.asarray(state[f"{name}.weight"] @ x + state.get(f"{name}.bias", 0.0))
+
+    logits = score * state["retrieved.scale"] + state["retrieved.bias"]
+    if reranker.kind == "mlp":
+        first = np.maximum(linear("user", user) + linear("product", user * item_vector) + kept, 0)
+        logits = logits + linear("last", np.maximum(linear("second", first), 0))
+    else:
+        users = linear("user", user).reshape(COMPONENTS, COMPONENT_DIMS)
+        users /= np.linalg.norm(users, axis=1, keepdims=True)
+        parts = kept[: COMPONENTS * COMPONENT_DIMS].reshape(COMPONENTS, COMPONENT_DIMS)
+        pairs = np.array([float(part @ u) for part in parts for u in users])
+        gates = linear("pair_gates", pairs) + kept[COMPONENTS * COMPONENT_DIMS :]
+        gates = gates + linear("user_gates.2", np.maximum(linear("user_gates.0", user), 0))
+        gates = np.exp(gates.reshape(TASKS, -1))
+        gates /= gates.sum(1, keepdims=True)
+        logits = logits + (gates @ pairs) * state["mixed"]
+    return np.asarray(logits / state["calibration.temperature"] + state["calibration.bias"])
+
+
+@pytest.mark.parametrize("kind", ["mlp", "mol"])
+def test_logits(kind: Kind) -> None:
+    reranker = make(kind)
+    query, items, vectors, scores = request(1)
+    with torch.no_grad():
+        logits = reranker(query, items, vectors, scores)
+        assert logits.shape == (3, 7, TASKS)
+        for b in range(3):
+            for m in range(7):
+                expected = slow_logits(reranker, query[b], int(items[b, m]), vectors[b, m], float(scores[b, m]))
+                np.testing.assert_allclose(logits[b, m].numpy(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_item_side_reads_vector_popularity_and_features() -> None:
+    item_side = make("mlp").item_side
+    vectors = torch.zeros(2, DIMS)
+    with torch.no_grad():
+        base = item_side(torch.tensor([0, 0]), vectors)
+        assert torch.equal(base[0], base[1])
+        # 4 items on, colour and tags are the same: popularity and price differ.
+        assert not torch.allclose(item_side(torch.tensor([4, 4]), vectors), base)
+        vectors[1, 2] = 1.0
+        moved = item_side(torch.tensor([0, 0]), vectors)
+    torch.testing.assert_close(moved[1] - moved[0], item_side.project.weight[:, 2])
+
+
+@pytest.mark.parametrize("kind", ["mlp", "mol"])
+def test_an_untrained_one_keeps_the_order_of_the_search(kind: Kind) -> None:
+    torch.manual_seed(0)
+    reranker = Reranker(kind, COLUMNS, np.ones(ITEMS, np.int64), dims=DIMS, tasks=TASKS, hidden=HIDDEN)
+    query, items, vectors, scores = request(2)
+    with torch.no_grad():
+        logits = reranker(query, items, vectors, scores)
+    torch.testing.assert_close(logits, scores.unsqueeze(2).expand(-1, -1, TASKS))
+
+
+@pytest.mark.parametrize("kind", ["mlp", "mol"])
+def test_served_by_row_as_trained_by_item(kind: Kind) -> None:
+    reranker = make(kind)
+    rng = np.random.default_rng(3)
+    item_of_row = np.concatenate([rng.permutation(ITEMS), np.full(14, -1)])  # two blocks of 32
+    catalogue = rng.normal(size=(ITEMS, DIMS)).astype(np.float32)
+    scales = torch.rand(2, 32) + 0.5
+    of_rows = torch.from_numpy(np.where(item_of_row[:, None] >= 0, catalogue[item_of_row], 0.0)).float()
+    halves = (of_rows / scales.view(-1, 1)).half()
+    kept = reranker.keep(catalogue, chunk=16)
+    served = torch.jit.script(Reranking(reranker.scorer, kept[np.maximum(item_of_row, 0)]))
+    rows = torch.tensor([[3, 40, 0, -1], [7, -1, -1, -1]], dtype=torch.int32)
+    query = torch.randn(2, DIMS)
+    scores = torch.tensor([[3.0, 2.0, 1.0, -torch.inf], [0.5, -torch.inf, -torch.inf, -torch.inf]])
+    with torch.no_grad():
+        found = served(query, rows, scores, halves, scales)
+        items = torch.from_numpy(item_of_row)[rows.clamp(min=0).long()]
+        vectors = torch.from_numpy(catalogue)[items]
+        expected = torch.sigmoid(reranker(query, items, vectors, scores.clamp(min=0)))
+    assert torch.isfinite(found).all()
+    real = rows >= 0
+    torch.testing.assert_close(found[real], expected[real], atol=5e-3, rtol=0)  # of float16
+
+
+def test_without_a_reranker_the_score_is_that_of_the_search() -> None:
+    scores = torch.randn(2, 3)
+    nothing = torch.zeros(0)
+    scored = torch.jit.script(RetrievalScore())(nothing, nothing.int(), scores, nothing.half(), nothing)
+    assert torch.equal(scored[:, :, 0], scores)
+
+
+def test_calibration() -> None:
+    calibration = Calibration(2)
+    logits = torch.tensor([[1.0, -2.0]])
+    assert torch.equal(calibration(logits), logits)
+    calibration.temperature.copy_(torch.tensor([2.0, 0.5]))
+    calibration.bias.copy_(torch.tensor([0.0, 1.0]))
+    assert calibration(logits).tolist() == [[0.5, -3.0]]

@@ -1,0 +1,143 @@
+"""Training of the reranker: what it is shown, its loss, and that it learns what the search cannot know."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from builder.config import Rerank
+from builder.data.catalogue import Catalogue
+from builder.data.lists import Lists
+from builder.data.splits import HeldOut
+from builder.errors import BuilderError
+from builder.evaluation.exact import exact_search
+from builder.network.rerank import Reranker
+from builder.training import rerank
+from builder.training.rerank import Candidates, Miner, best_items, listwise_and_pointwise, probabilities, train_reranker
+
+ITEMS, DIMS, USERS = 300, 8, 120
+CPU = torch.device("cpu")
+
+
+def lists(rows: list[list[int]]) -> Lists:
+    return Lists(np.cumsum([0, *map(len, rows)]), np.array([value for row in rows for value in row], np.int64))
+
+
+def made(seed: int) -> tuple[Catalogue, np.ndarray, torch.Tensor]:
+    rng = np.random.default_rng(seed)
+    catalogue = Catalogue(np.arange(ITEMS) * 2 + 5, (), np.arange(ITEMS))
+    vectors = rng.normal(size=(ITEMS, DIMS)).astype(np.float32)
+    return catalogue, vectors, torch.from_numpy(rng.normal(size=(USERS, DIMS)).astype(np.float32))
+
+
+def test_candidates_are_what_exact_search_finds_without_what_was_seen() -> None:
+    catalogue, vectors, queries = made(0)
+    rng = np.random.default_rng(1)
+    seen = lists([sorted(rng.choice(ITEMS, u % 7, replace=False).tolist()) for u in range(USERS)])
+    targets = lists([rng.choice(ITEMS, u % 4, replace=False).tolist() for u in range(USERS)])
+    labels = rng.random((len(targets.values), 2)) < 0.5
+    held_out = HeldOut(np.arange(USERS, dtype=np.int32), seen, seen, targets, labels)
+    found = Miner(catalogue, vectors, 400, seed=0).candidates(queries, held_out)
+    assert found.items.shape == (USERS, ITEMS)  # no more than there are
+    expected, scores = exact_search(queries, vectors, ITEMS, exclude=seen)
+    for u in range(USERS):
+        left = ITEMS - u % 7
+        assert (found.items[u, left:] == -1).all()
+        assert set(found.items[u, :left].tolist()) == set(expected[u, :left].tolist())
+        np.testing.assert_allclose(found.scores[u, :left], scores[u, :left], atol=0.02)
+        of_target = dict(zip(targets[u].tolist(), labels[targets.owners == u].tolist(), strict=True))
+        assert found.labels[u].tolist() == [of_target.get(item, [False, False]) for item in found.items[u].tolist()]
+
+
+def test_loss_by_hand() -> None:
+    logits = torch.tensor([[[1.0, -1.0], [0.0, 2.0], [9.0, 9.0]]])
+    labels = torch.tensor([[[True, False], [False, True], [True, True]]])  # the third is no candidate
+    real = torch.tensor([[True, True, False]])
+
+    def bce(logit: float, label: bool) -> float:
+        return math.log1p(math.exp(-logit if label else logit))
+
+    pointwise = bce(1, True) + bce(-1, False) + bce(0, False) + bce(2, True)
+    listwise = math.log(1 + math.exp(-1)) + math.log(1 + math.exp(-3))
+    assert float(listwise_and_pointwise(logits, labels, real)) == pytest.approx((pointwise + listwise) / 2)
+
+
+def test_best_items() -> None:
+    items = torch.tensor([[4, 7, -1, 2]])
+    value = torch.tensor([[0.5, 0.9, 5.0, 0.5]])
+    assert best_items(items, value, 2).tolist() == [[7, 4]]
+    assert best_items(items, value, 6).tolist() == [[7, 4, 2, -1, -1, -1]]
+
+
+def planted(seed: int) -> tuple[Candidates, HeldOut, np.ndarray]:
+    """Candidates of which the one whose vector has a large second component is taken, whatever its score."""
+    rng = np.random.default_rng(seed)
+    vectors = rng.normal(size=(ITEMS, DIMS)).astype(np.float32)
+    items = np.stack([rng.choice(ITEMS, 20, replace=False) for _ in range(USERS)])
+    best = vectors[items][:, :, 1].argmax(1)
+    targets = lists([[int(items[u, best[u]])] for u in range(USERS)])
+    held_out = HeldOut(np.arange(USERS, dtype=np.int32), targets, targets, targets, np.ones((USERS, 1), bool))
+    labels = torch.from_numpy((np.arange(20) == best[:, None])[:, :, None])
+    scores = torch.from_numpy(np.sort(rng.normal(size=(USERS, 20)).astype(np.float32))[:, ::-1].copy())
+    queries = torch.from_numpy(rng.normal(size=(USERS, DIMS)).astype(np.float32))
+    return Candidates(queries, torch.from_numpy(items), scores, labels), held_out, vectors
+
+
+@pytest.mark.parametrize("kind", ["mlp", "mol"])
+def test_it_learns_what_the_search_cannot_know(kind: str) -> None:
+    candidates, held_out, vectors = planted(0)
+    settings = Rerank.model_validate({"kind": kind, "epochs": 60, "learning_rate": 0.01, "patience": 60})
+    torch.manual_seed(0)
+    reranker = Reranker(settings.kind, (), np.ones(ITEMS, np.int64), dims=DIMS, tasks=1, hidden=32)
+    figures = train_reranker(reranker, candidates, held_out, vectors, settings, seed=0, device=CPU)
+    assert figures["rerank_validation_ndcg_at_20"] > figures["rerank_validation_ndcg_at_20_before"] + 0.2
+    again = Reranker(settings.kind, (), np.ones(ITEMS, np.int64), dims=DIMS, tasks=1, hidden=32)
+    again.load_state_dict(reranker.state_dict())
+    one, other = (probabilities(of.eval(), candidates, vectors) for of in (reranker, again))
+    assert torch.equal(one, other)
+    # Calibrated on the users that trained nothing: of 20 candidates one is taken.
+    measured = torch.randperm(USERS, generator=torch.Generator().manual_seed(0))[: round(rerank.MEASURED_SHARE * USERS)]
+    assert float(one[measured].mean()) == pytest.approx(1 / 20, rel=0.1)
+
+
+def test_where_nothing_is_better_the_order_of_the_search_stays() -> None:
+    rng = np.random.default_rng(5)
+    vectors = rng.normal(size=(ITEMS, DIMS)).astype(np.float32)
+    items = np.stack([rng.choice(ITEMS, 20, replace=False) for _ in range(USERS)])
+    targets = lists([[int(items[u, 0])] for u in range(USERS)])  # always the first
+    held_out = HeldOut(np.arange(USERS, dtype=np.int32), targets, targets, targets, np.ones((USERS, 1), bool))
+    labels = torch.zeros(USERS, 20, 1, dtype=torch.bool)
+    labels[:, 0] = True
+    scores = torch.linspace(1, 0, 20).expand(USERS, 20).contiguous()
+    candidates = Candidates(torch.randn(USERS, DIMS), torch.from_numpy(items), scores, labels)
+    reranker = Reranker("mlp", (), np.ones(ITEMS, np.int64), dims=DIMS, tasks=1, hidden=8)
+    figures = train_reranker(reranker, candidates, held_out, vectors, Rerank(epochs=2), seed=0, device=CPU)
+    assert figures["rerank_best_epoch"] == 0
+    found = probabilities(reranker, candidates, vectors)[:, :, 0]
+    assert torch.equal(found.argsort(dim=1, descending=True), torch.arange(20).expand(USERS, 20))
+
+
+def test_too_few_users() -> None:
+    candidates, held_out, vectors = planted(1)
+    chosen = torch.arange(USERS)[: rerank.FEWEST_USERS - 1]
+    reranker = Reranker("mlp", (), np.ones(ITEMS, np.int64), dims=DIMS, tasks=1, hidden=8)
+    with pytest.raises(BuilderError, match="19 validation users with a target among their candidates"):
+        train_reranker(
+            reranker, candidates.take(chosen), held_out.take(chosen.numpy()), vectors, Rerank(), seed=0, device=CPU
+        )
+
+
+def test_logistic_fit_finds_the_slope_and_the_bias() -> None:
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(3.0, 5.0, size=(200_000, 2))
+    chance = 1 / (1 + np.exp(-(inputs * [0.7, 0.1] + [-2.0, 0.5])))
+    slope, bias = rerank._logistic_fit(
+        torch.from_numpy(inputs), torch.from_numpy(rng.random(chance.shape) < chance).double()
+    )
+    np.testing.assert_allclose(slope, [0.7, 0.1], rtol=0.05)
+    np.testing.assert_allclose(bias, [-2.0, 0.5], atol=0.05)
+    slope, bias = rerank._logistic_fit(torch.from_numpy(inputs), torch.ones(inputs.shape, dtype=torch.float64))
+    assert (slope.tolist(), bias.tolist()) == ([1.0, 1.0], [0.0, 0.0])
