@@ -34,6 +34,7 @@ def load() -> None:
     torch.library.register_fake("silvertriton::rescore", _fake_rescore)
     torch.library.register_fake("silvertriton::resolve_weights", _fake_resolve_weights)
     torch.library.register_fake("silvertriton::select", _fake_select)
+    torch.library.register_fake("silvertriton::select_diverse", _fake_select_diverse)
     _FAKES_REGISTERED = True
 
 
@@ -229,6 +230,60 @@ def select(
     return best, scores, tasks, count
 
 
+def select_diverse(
+    values: Tensor,
+    ids: Tensor,
+    rows: Tensor,
+    task_scores: Tensor,
+    status: Tensor,
+    vectors: Tensor,
+    inverse_lengths: Tensor,
+    group_offsets: Tensor,
+    groups: Tensor,
+    most: Tensor,
+    mmr: float,
+    k: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Select up to k candidates one after the other, so that each of V groups has at most as many as it may have.
+
+    With `mmr` of 1 in the order of `select`, else each time the one of the greatest maximal marginal relevance
+    (Carbonell and Goldstein, SIGIR 1998) as docs/operators.md defines it.
+
+    Args:
+        values: [B, M] float32.
+        ids: [B, M] int64 item ids, -1 where there is no candidate.
+        rows: [B, M] int32 rows of the candidates.
+        task_scores: [B, M, T] float32.
+        status: [B] int32; a request whose status is not 0 gets nothing.
+        vectors: [R, D] float16 rows in any units.
+        inverse_lengths: [R] float32, 1 over the lengths of `vectors`, 0 for a zero row; [0] where `mmr` is 1.
+        group_offsets: [R + 1] int64, row r is in groups[group_offsets[r]] .. groups[group_offsets[r + 1] - 1]; [0]
+            where there are no groups.
+        groups: [NV] int32 in 0 .. V - 1, distinct within a row.
+        most: [V] int32, how many of the chosen may be in each group.
+        mmr: share of the relevance, 0 to 1; the rest is similarity to what is chosen already.
+        k: results, at least 0; may exceed M.
+
+    Returns:
+        As `select`, in the order chosen; fewer than k when no candidate is left that fits.
+    """
+    best, scores, tasks, count = torch.ops.silvertriton.select_diverse(
+        values,
+        ids,
+        rows,
+        task_scores,
+        status,
+        vectors,
+        inverse_lengths,
+        group_offsets,
+        groups,
+        most,
+        mmr,
+        k,
+    )
+    return best, scores, tasks, count
+
+
 def instruction_set() -> str:
     """The CPU instruction set in use: portable, avx2 or avx512vnni.
 
@@ -337,3 +392,20 @@ def _fake_select(
         task_scores.new_empty((batch, k, task_scores.shape[2])),
         status.new_empty((batch,)),
     )
+
+
+def _fake_select_diverse(
+    values: Tensor,
+    ids: Tensor,
+    rows: Tensor,
+    task_scores: Tensor,
+    status: Tensor,
+    vectors: Tensor,
+    inverse_lengths: Tensor,
+    group_offsets: Tensor,
+    groups: Tensor,
+    most: Tensor,
+    mmr: float,
+    k: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _fake_select(values, ids, task_scores, status, k)

@@ -84,7 +84,16 @@ void resolve_weights(const float* asked,     // [B, T]
                      float* weights,    // [B, T]
                      int32_t* status);  // [B], in and out
 
-// The k best candidates by value, then smaller id, with what belongs to them.
+// Candidates with their final values, and how many of them are wanted.
+struct Scored {
+    const float* values;    // [B, M]
+    const int64_t* ids;     // [B, M], -1: no candidate
+    const float* tasks;     // [B, M, T]
+    const int32_t* status;  // [B]: a request whose status is not 0 gets nothing
+    int64_t batch, candidates, task_count, k;
+};
+
+// The chosen ones with what belongs to them, in the order in which they were chosen.
 struct SelectResults {
     int64_t* ids;    // [B, K]
     float* scores;   // [B, K]
@@ -92,10 +101,26 @@ struct SelectResults {
     int32_t* count;  // [B]
 };
 
-void select(const float* values,    // [B, M]
-            const int64_t* ids,     // [B, M]
-            const float* tasks,     // [B, M, T]
-            const int32_t* status,  // [B]: a request whose status is not 0 gets nothing
-            int64_t batch, int64_t candidates, int64_t task_count, int64_t k, const SelectResults& results);
+// The k best by value, then smaller id.
+void select(const Scored& scored, const SelectResults& results);
+
+// What rows have in common, and how many results may share it. `offsets` null: nothing.
+struct Groups {
+    const int64_t* offsets;  // [R + 1]: row r is in groups[offsets[r]] .. groups[offsets[r + 1] - 1]
+    const int32_t* groups;   // [NV]
+    const int32_t* most;     // [V]
+    int64_t entries, count;  // NV, V
+};
+
+// What a candidate's relevance counts for, and its similarity to those chosen (0: nothing).
+struct Relevance {
+    float weight, novelty;
+};
+
+// The same under rules. `rows` [B, M] of the candidates; the scales of `units` are the inverse lengths of its vectors,
+// read only where similarity counts. Throws std::runtime_error when the groups contradict themselves where a candidate
+// touches them.
+void select_diverse(const Scored& scored, const int32_t* rows, const RowVectors& units, const Groups& groups,
+                    const Relevance& relevance, const SelectResults& results);
 
 }  // namespace silvertriton::cpu

@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "half.h"
 #include "silvertriton/instruction_set.h"
 
 namespace silvertriton {
@@ -43,23 +44,12 @@ int64_t scan_blocks(const int8_t* codes, const float* scales, const Spreads& spr
     return written;
 }
 
-// Exact for every finite half, subnormals included.
-inline float from_half(uint16_t half) {
-    const uint32_t magnitude = half & 0x7fffu;
-    const uint32_t bits = (magnitude << 13) + (112u << 23);
-    float normal;
-    std::memcpy(&normal, &bits, sizeof normal);
-    const float subnormal = static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-24f;
-    const float value = magnitude < 0x400u ? subnormal : normal;
-    return half & 0x8000u ? -value : value;
-}
-
 float dot_row(const uint16_t* row, const float* query, int64_t dims) {
     float lanes[kLanes] = {};
     int64_t i = 0;
     for (; i + kLanes <= dims; i += kLanes)
-        for (int l = 0; l < kLanes; ++l) lanes[l] += from_half(row[i + l]) * query[i + l];
-    for (int l = 0; i + l < dims; ++l) lanes[l] += from_half(row[i + l]) * query[i + l];
+        for (int l = 0; l < kLanes; ++l) lanes[l] += cpu::from_half(row[i + l]) * query[i + l];
+    for (int l = 0; i + l < dims; ++l) lanes[l] += cpu::from_half(row[i + l]) * query[i + l];
     for (int width = kLanes / 2; width > 0; width /= 2)
         for (int l = 0; l < width; ++l) lanes[l] += lanes[l + width];
     return lanes[0];

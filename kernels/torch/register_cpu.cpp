@@ -277,24 +277,80 @@ std::tuple<Tensor, Tensor> resolve_weights(const Tensor& task_weights, const Ten
     return {weights, first_status};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> select(const Tensor& values, const Tensor& ids, const Tensor& task_scores,
-                                                  const Tensor& status, int64_t k) {
-    const Checks checks("select");
-    Dim B("B"), M("M"), T("T");
-    checks.tensor("values", values, ScalarType::Float, {&B, &M});
-    checks.tensor("ids", ids, ScalarType::Long, {&B, &M});
-    checks.tensor("task_scores", task_scores, ScalarType::Float, {&B, &M, &T});
-    checks.tensor("status", status, ScalarType::Int, {&B});
+using Selected = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+
+// What both selections take and give.
+struct SelectTensors {
+    const Tensor &values, &ids, &task_scores, &status;
+};
+
+cpu::Scored scored_candidates(const Checks& checks, const SelectTensors& t, int64_t k, Dim& B, Dim& M) {
+    Dim T("T");
+    checks.tensor("values", t.values, ScalarType::Float, {&B, &M});
+    checks.tensor("ids", t.ids, ScalarType::Long, {&B, &M});
+    checks.tensor("task_scores", t.task_scores, ScalarType::Float, {&B, &M, &T});
+    checks.tensor("status", t.status, ScalarType::Int, {&B});
     checks.range("values", M.value(), 0, kMaxInt32, "positions are counted in int32");
     checks.range("k", k, 0, kMaxInt32, "it is the number of results");
+    return {in<float>(t.values),
+            in<int64_t>(t.ids),
+            in<float>(t.task_scores),
+            in<int32_t>(t.status),
+            B.value(),
+            M.value(),
+            T.value(),
+            k};
+}
 
-    Tensor best = empty({B.value(), k}, ScalarType::Long);
-    Tensor scores = empty({B.value(), k}, ScalarType::Float);
-    Tensor tasks = empty({B.value(), k, T.value()}, ScalarType::Float);
-    Tensor count = empty({B.value()}, ScalarType::Int);
-    cpu::select(in<float>(values), in<int64_t>(ids), in<float>(task_scores), in<int32_t>(status), B.value(), M.value(),
-                T.value(), k, {out<int64_t>(best), out<float>(scores), out<float>(tasks), out<int32_t>(count)});
-    return {best, scores, tasks, count};
+Selected empty_selected(const cpu::Scored& scored) {
+    return {empty({scored.batch, scored.k}, ScalarType::Long), empty({scored.batch, scored.k}, ScalarType::Float),
+            empty({scored.batch, scored.k, scored.task_count}, ScalarType::Float),
+            empty({scored.batch}, ScalarType::Int)};
+}
+
+cpu::SelectResults results_of(const Selected& selected) {
+    return {out<int64_t>(std::get<0>(selected)), out<float>(std::get<1>(selected)), out<float>(std::get<2>(selected)),
+            out<int32_t>(std::get<3>(selected))};
+}
+
+Selected select(const Tensor& values, const Tensor& ids, const Tensor& task_scores, const Tensor& status, int64_t k) {
+    const Checks checks("select");
+    Dim B("B"), M("M");
+    const cpu::Scored scored = scored_candidates(checks, {values, ids, task_scores, status}, k, B, M);
+    Selected selected = empty_selected(scored);
+    cpu::select(scored, results_of(selected));
+    return selected;
+}
+
+Selected select_diverse(const Tensor& values, const Tensor& ids, const Tensor& rows, const Tensor& task_scores,
+                        const Tensor& status, const Tensor& vectors, const Tensor& inverse_lengths,
+                        const Tensor& group_offsets, const Tensor& groups, const Tensor& most, double mmr, int64_t k) {
+    const Checks checks("select_diverse");
+    Dim B("B"), M("M"), R("R"), D("D"), NV("NV"), V("V");
+    const cpu::Scored scored = scored_candidates(checks, {values, ids, task_scores, status}, k, B, M);
+    checks.tensor("rows", rows, ScalarType::Int, {&B, &M});
+    checks.tensor("vectors", vectors, ScalarType::Half, {&R, &D});
+    checks.range("vectors", R.value(), 0, kMaxInt32, kSplit);
+    check_dims(checks, "vectors", D);
+    if (!(mmr >= 0.0 && mmr <= 1.0))
+        checks.fail("mmr", std::to_string(mmr), "0 to 1", "1 is relevance alone, less spreads results");
+    const bool spreads = mmr < 1.0;
+    Dim lengths("R", spreads ? R.value() : 0, spreads ? "vectors" : "mmr of 1, which reads none");
+    checks.tensor("inverse_lengths", inverse_lengths, ScalarType::Float, {&lengths});
+    checks.tensor("most", most, ScalarType::Int, {&V});
+    checks.range("most", V.value(), 0, kMaxInt32, "groups are counted in int32");
+    const bool grouped = V.value() > 0;
+    Dim R1("R + 1", grouped ? R.value() + 1 : 0, grouped ? "vectors" : "most, which has no groups");
+    checks.tensor("group_offsets", group_offsets, ScalarType::Long, {&R1});
+    checks.tensor("groups", groups, ScalarType::Int, {&NV});
+
+    const RowVectors units{in<uint16_t>(vectors), in<float>(inverse_lengths), R.value(), D.value()};
+    const cpu::Groups rules{grouped ? in<int64_t>(group_offsets) : nullptr, in<int32_t>(groups), in<int32_t>(most),
+                            NV.value(), V.value()};
+    const cpu::Relevance relevance{static_cast<float>(mmr), static_cast<float>(1.0 - mmr)};
+    Selected selected = empty_selected(scored);
+    cpu::select_diverse(scored, in<int32_t>(rows), units, rules, relevance, results_of(selected));
+    return selected;
 }
 
 std::string instruction_set_name() {
@@ -313,6 +369,7 @@ STABLE_TORCH_LIBRARY_IMPL(silvertriton, CPU, library) {
     library.impl("rescore", TORCH_BOX(&rescore));
     library.impl("resolve_weights", TORCH_BOX(&resolve_weights));
     library.impl("select", TORCH_BOX(&select));
+    library.impl("select_diverse", TORCH_BOX(&select_diverse));
 }
 
 // Operators without a tensor have no device to be dispatched on.

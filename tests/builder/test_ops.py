@@ -18,6 +18,7 @@ OPERATORS = [
     "rescore",
     "resolve_weights",
     "select",
+    "select_diverse",
     "force_instruction_set",
     "instruction_set",
 ]

@@ -18,7 +18,7 @@ from tests.kernels.catalogue import FINGERPRINT, Items, random_columns, random_p
 from tests.kernels.reference import Limits, Request
 
 Arguments = dict[str, Any]
-OPERATORS = ["filter_rows", "search", "rescore", "resolve_weights", "select"]
+OPERATORS = ["filter_rows", "search", "rescore", "resolve_weights", "select", "select_diverse"]
 LIMITS = Limits(probes=0, candidates=20, max_candidates=25, exact_rows=3)
 
 
@@ -63,6 +63,34 @@ def all_arguments(count: int, batch: int) -> dict[str, Arguments]:
             "status": status,
             "k": 7,
         },
+        "select_diverse": {
+            "values": scores,
+            "ids": ids,
+            "rows": rows,
+            "task_scores": torch.stack([scores, -scores], dim=2),
+            "status": status,
+            "vectors": items.index["vectors"],
+            "inverse_lengths": inverse_lengths(items.index["vectors"]),
+            **groups_of_rows([[row % 5, 5 + row % 7] for row in range(len(items.index["vectors"]))], [2] * 12),
+            "mmr": 0.6,
+            "k": 7,
+        },
+    }
+
+
+def inverse_lengths(vectors: Tensor) -> Tensor:
+    """[R] float32, 0 for a zero row."""
+    lengths = vectors.double().norm(dim=1)
+    return torch.where(lengths > 0, 1 / lengths, 0.0).float()
+
+
+def groups_of_rows(groups: list[list[int]], most: list[int]) -> Arguments:
+    """The groups of each row, and how many results may be in each group, as `select_diverse` takes them."""
+    sizes = [0, *map(len, groups)]
+    return {
+        "group_offsets": torch.tensor(sizes).cumsum(0) if most else torch.empty(0, dtype=torch.int64),
+        "groups": torch.tensor([group for of_row in groups for group in of_row], dtype=torch.int32),
+        "most": torch.tensor(most, dtype=torch.int32),
     }
 
 

@@ -330,3 +330,58 @@ def select(values: np.ndarray, ids: np.ndarray, k: int) -> list[int]:
         if item != -1
     )
     return [position for _, _, position in ranked[:k]]
+
+
+def select_diverse(
+    values: np.ndarray,
+    ids: np.ndarray,
+    rows: Sequence[int],
+    vectors: np.ndarray,
+    inverse_lengths: np.ndarray,
+    groups: Sequence[Sequence[int]],
+    most: Sequence[int],
+    mmr: float,
+    k: int,
+) -> list[int]:
+    """Positions of the chosen candidates of one request, in order. `groups`: those of each row, or none at all."""
+    there = [item if 0 <= row < len(vectors) else -1 for item, row in zip(ids.tolist(), rows, strict=True)]
+    left = select(values, np.array(there, dtype=np.int64), len(there))  # best first: of equals the first wins
+    relevance = _relevance(values, left)
+    chosen: list[int] = []
+    taken = [0] * len(most)
+    while len(chosen) < k:
+        fitting = [m for m in left if not groups or all(taken[group] < most[group] for group in groups[rows[m]])]
+        if not fitting:
+            break
+        best = fitting[0]
+        if mmr < 1 and best in relevance:
+            competing = [m for m in fitting if m in relevance]
+            scores = []
+            for m in competing:
+                similar = [_cosine(rows[m], rows[c], vectors, inverse_lengths) for c in chosen]
+                nearest = max(similar, default=np.float32(0))
+                scores.append(np.float32(mmr) * relevance[m] - np.float32(1 - mmr) * nearest)
+            best = competing[int(np.argmax(scores))]
+        chosen.append(best)
+        left.remove(best)
+        for group in groups[rows[best]] if groups else ():
+            taken[group] += 1
+    return chosen
+
+
+def _relevance(values: np.ndarray, candidates: Sequence[int]) -> dict[int, np.float32]:
+    """Of those candidates whose value is a number above -inf: the value scaled to [0, 1], float32."""
+    finite = [float(values[m]) for m in candidates if np.isfinite(values[m])]
+    low, high = min(finite, default=0.0), max(finite, default=0.0)
+    relevance = {}
+    for m in candidates:
+        value = float(values[m])
+        if value > -np.inf:  # not NaN either
+            relevance[m] = np.float32((value - low) / (high - low) if high > low and value < np.inf else 1)
+    return relevance
+
+
+def _cosine(row: int, other: int, vectors: np.ndarray, inverse_lengths: np.ndarray) -> np.float32:
+    """Of a row to one that is chosen, which is brought to length 1 first."""
+    unit = vectors[other].astype(np.float32) * inverse_lengths[other]
+    return np.float32(dot(vectors[row], unit) * inverse_lengths[row])

@@ -112,6 +112,10 @@ FREE = {
     ("search", "number_bitmaps", 1),
     ("rescore", "rows", 1),
     ("select", "task_scores", 2),
+    ("select_diverse", "task_scores", 2),
+    ("select_diverse", "vectors", 1),
+    ("select_diverse", "groups", 0),
+    ("select_diverse", "most", 0),
 }
 
 
@@ -172,6 +176,15 @@ def test_a_disagreeing_size_names_its_letter_and_origin() -> None:
         ("rescore", {"query": torch.zeros(3, 133_145)}, "query: got 133145, expected 1 to 133144"),
         ("select", {"k": -1}, "k: got -1, expected 0 to"),
         ("select", {"k": 2**31}, "k: got 2147483648, expected 0 to"),
+        ("select_diverse", {"k": -1}, "k: got -1, expected 0 to"),
+        ("select_diverse", {"mmr": -0.1}, "mmr: got -0.1"),
+        ("select_diverse", {"mmr": 1.1}, "mmr: got 1.1"),
+        ("select_diverse", {"mmr": float("nan")}, "mmr: got nan, expected 0 to 1"),
+        ("select_diverse", {"mmr": 1.0}, "inverse_lengths: got [384], expected "),
+        ("select_diverse", {"inverse_lengths": torch.empty(0)}, "inverse_lengths: got [0], expected "),
+        ("select_diverse", {"most": torch.empty(0, dtype=torch.int32)}, "group_offsets: got [385], expected "),
+        ("select_diverse", {"group_offsets": torch.empty(0, dtype=torch.int64)}, "group_offsets: got [0], expected "),
+        ("select_diverse", {"vectors": torch.zeros(384, 0).half()}, "vectors: got 0, expected 1 to 133144"),
     ],
 )
 def test_values_that_cannot_be(operator: str, change: Arguments, message: str) -> None:

@@ -36,8 +36,8 @@ def test_no_sanitizer_complains(tmp_path: Path) -> None:
         "ASAN_OPTIONS": "detect_leaks=0:halt_on_error=1",  # the interpreter leaks by design
         "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
     }
-    operators = ("filter_rows", "search", "scan", "rescore", "resolve_weights", "select", "contract", "damaged_index")
-    files = [str(TESTS / f"test_{name}.py") for name in operators]
+    operators = ("filter_rows", "search", "scan", "rescore", "resolve_weights", "select", "select_diverse")
+    files = [str(TESTS / f"test_{name}.py") for name in (*operators, "contract", "damaged_index")]
     pytest_command = [
         sys.executable,
         "-m",
