@@ -246,13 +246,30 @@ class IndexConfig(_Model):
         return self
 
 
+class Diversity(_Model):
+    """Rules of the last selection. `at_most`: how many results may share a value of a category or of tags, by feature.
+
+    `mmr`: maximal marginal relevance, 1 is relevance alone, smaller spreads results.
+    """
+
+    at_most: dict[Name, Annotated[int, Field(ge=1, le=65_536)]] = {}
+    mmr: Annotated[float, Field(ge=0, le=1)] | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Diversity:
+        if not self.at_most and self.mmr is None:
+            raise ValueError("holds no rule; set at_most or mmr, or leave the section out")
+        return self
+
+
 class Config(_Model):
     """The whole of retrieval.yaml, paths made absolute.
 
     `tasks`: what is predicted, by name, and the condition (builder/condition.py) under which an interaction is positive
     for it; interactions that are positive for none are left out. `value`: a formula (builder/formula.py) over the tasks
     and the numbers and dates of items, whose value orders results; without one they are ordered by the weighted sum of
-    the tasks. `rerank`: without it the one task's score is the inner product of user and item vector.
+    the tasks. `rerank`: without it the one task's score is the inner product of user and item vector. `diversity`:
+    rules of the last selection.
     """
 
     name: Name
@@ -265,6 +282,7 @@ class Config(_Model):
     rerank: Rerank | None = None
     index: IndexConfig = IndexConfig()
     value: str | None = None
+    diversity: Diversity | None = None
 
     @field_validator("name")
     @classmethod
@@ -322,6 +340,8 @@ class Config(_Model):
                     )
         if self.value is not None:
             self._check_value(self.value)
+        for name in self.diversity.at_most if self.diversity else ():
+            self._check_shared(name)
         return self
 
     def _check_value(self, formula: str) -> None:
@@ -333,6 +353,16 @@ class Config(_Model):
             parse_formula(formula, {*self.tasks, *numbers})
         except ValueError as error:
             raise ValueError(f"value: {error}") from error
+
+    def _check_shared(self, name: str) -> None:
+        features = self.data.items.features if self.data.items else ()
+        kinds = {feature.name: feature.kind for feature in features}
+        shared = sorted(known for known, kind in kinds.items() if kind in ("category", "tags"))
+        expected = f"expected a category or tags: {', '.join(shared) or 'data.items has none'}"
+        if name not in kinds:
+            raise ValueError(f"diversity.at_most: unknown feature {name!r}; {expected}")
+        if name not in shared:
+            raise ValueError(f"diversity.at_most: {name!r} is a {kinds[name]}; {expected}")
 
     @classmethod
     def load(cls, path: Path) -> Config:

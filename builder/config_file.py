@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError, ValidationInfo
@@ -113,9 +113,17 @@ def _without_union_tags(location: list[Any], model: type[BaseModel]) -> list[Any
     kept: list[Any] = []
     for part in location:
         owner = _model_at(kept, model)
-        if isinstance(part, int) or part in (owner.model_fields if owner else ()) or (part is location[-1] and owner):
+        known = part in (owner.model_fields if owner else ()) or (part is location[-1] and owner)
+        if isinstance(part, int) or known or _is_mapping(kept, model):
             kept.append(part)
     return kept
+
+
+def _is_mapping(location: list[Any], model: type[BaseModel]) -> bool:
+    """Whether the path leads to a mapping whose keys the file chooses."""
+    owner = _model_at(location[:-1], model)
+    field = owner.model_fields.get(location[-1]) if owner and location else None
+    return field is not None and get_origin(field.annotation) is dict
 
 
 def _model_at(location: list[Any], model: type[BaseModel]) -> type[BaseModel] | None:

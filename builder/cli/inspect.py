@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from builder.cli.options import json_option, model_option, repository_option
+from builder.config import Diversity
 from builder.export.items import item_values
 from builder.export.manifest import Manifest, verify
 from builder.export.repository import find_version, versions
@@ -62,6 +63,8 @@ def _show(manifest: Manifest, title: str) -> None:
     facts.add_row("limits", f"{schema.max_results:,} results, {schema.max_candidates:,} candidates")
     facts.add_row("tasks", ", ".join(schema.tasks))
     facts.add_row("value", escape(manifest.value or "sum of the tasks, each times its weight"))
+    if manifest.diversity is not None:
+        facts.add_row("diversity", escape(_rules(manifest.diversity)))
     if schema.query_dims:
         facts.add_row("user", f"query vector of {schema.query_dims} dims")
     else:
@@ -90,3 +93,11 @@ def _show(manifest: Manifest, title: str) -> None:
     for name, entry in manifest.files.items():
         files.add_row(name, f"{entry.bytes:,}", entry.sha256)
     console.print(files)
+
+
+def _rules(diversity: Diversity) -> str:
+    limits = ", ".join(f"{most:,} of one {name}" for name, most in diversity.at_most.items())
+    rules = [f"at most {limits}"] if limits else []
+    if diversity.mmr is not None:
+        rules.append(f"mmr {diversity.mmr:g}")
+    return "; ".join(rules)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from builder import ops
-from builder.config import IndexConfig
+from builder.config import Diversity, IndexConfig
 from builder.data.catalogue import Catalogue
 from builder.data.vectors import VectorSource
 from builder.errors import BuilderError
@@ -26,6 +26,7 @@ from builder.index.blocks import BLOCK
 from builder.index.build import Index, Step, build_index
 from builder.index.kmeans import automatic_clusters
 from builder.index.projection import choose_projection, leading_directions
+from builder.network.diversity import DiverseSelection
 from builder.network.items import ItemFeatures, number_names
 from builder.network.pipeline import Pipeline
 from builder.network.rerank import Reranker, Reranking, RetrievalScore
@@ -42,7 +43,7 @@ MAX_DIMS = (2**31 - 1) // 127**2  # the int32 sums of scan are exact up to here
 class Source:
     """What an artifact is made of. `tower` None: requests carry query vectors. `queries` [Q, D] measure recall.
     `reranker` None: the one task's score is that of the search. `value`: a formula over tasks and item numbers, None
-    for the weighted sum of the tasks.
+    for the weighted sum of the tasks. `diversity`: rules of the last selection.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Source:
     tasks: tuple[str, ...]
     reranker: Reranker | None = None
     value: str | None = None
+    diversity: Diversity | None = None
     seed: int = 0
     vocabularies: dict[str, list[str]] = field(default_factory=dict)
     training: dict[str, float] = field(default_factory=dict)
@@ -154,15 +156,22 @@ def export(
         target=settings.recall,
         results=settings.results,
         probes=None if settings.probes == "auto" else settings.probes,
-        candidates=_candidates(settings, reorders=source.value is not None or source.reranker is not None),
+        candidates=_candidates(source),
     )
     done = step("Writing the model")
     numbers = number_names(index.forward)
     formula = None if source.value is None else parse_formula(source.value, {*schema.tasks, *numbers})
     items_of_index = ItemFeatures(index.forward, () if formula is None else set(names_of(formula)))
     value = ValueModel(schema.tasks, formula, items_of_index.used)
-    rerank = _reranking(source, index)
-    pipeline = Pipeline(source.tower, search, rerank, value, items_of_index, results=settings.results)
+    pipeline = Pipeline(
+        source.tower,
+        search,
+        _reranking(source, index),
+        value,
+        items_of_index,
+        results=settings.results,
+        diversity=_diversity(source, index),
+    )
     scripted = script(pipeline, schema)
     statistics = _statistics(index, pipeline, source, calibration)
     return write_version(
@@ -176,11 +185,14 @@ def export(
     )
 
 
-def _candidates(settings: IndexConfig, *, reorders: bool) -> int | None:
-    """None: as few as find the results. What orders them anew therefore gets as many as `auto` ever takes."""
+def _candidates(source: Source) -> int | None:
+    """None: as few as find the results. What orders them anew or passes some over gets as many as `auto` ever takes."""
+    settings = source.settings
     if settings.candidates != "auto":
         return settings.candidates
-    return candidates_for(CANDIDATES[-1], settings.results, settings.max_candidates) if reorders else None
+    if source.value is None and source.reranker is None and source.diversity is None:
+        return None
+    return candidates_for(CANDIDATES[-1], settings.results, settings.max_candidates)
 
 
 def _reranking(source: Source, index: Index) -> Reranking | RetrievalScore:
@@ -191,6 +203,13 @@ def _reranking(source: Source, index: Index) -> Reranking | RetrievalScore:
     item_of_row = torch.from_numpy(index.layout.item_of_row)
     rows = torch.where((item_of_row >= 0).unsqueeze(1), kept[item_of_row.clamp(min=0)], 0)
     return Reranking(source.reranker.scorer, rows)
+
+
+def _diversity(source: Source, index: Index) -> DiverseSelection | None:
+    if source.diversity is None:
+        return None
+    at_most, mmr = source.diversity.at_most, source.diversity.mmr
+    return DiverseSelection(index.forward, index.vectors, at_most=at_most, mmr=mmr)
 
 
 def _projection(source: Source) -> Tensor:
@@ -223,6 +242,8 @@ def _statistics(index: Index, pipeline: Pipeline, source: Source, calibration: C
         "forward columns": list(index.forward.values()),
         "reranker": [*pipeline.rerank.parameters(), *pipeline.rerank.buffers()],
     }
+    if pipeline.diversity is not None:
+        groups["diversity"] = list(pipeline.diversity.buffers())
     return IndexStatistics(
         items=len(source.catalogue),
         dims=source.dims,
@@ -257,6 +278,7 @@ def _manifest(
             "fingerprint": schema.fingerprint,
             "vocabularies": source.vocabularies,
             "value": source.value,
+            "diversity": source.diversity,
             "index": statistics,
             "recall": Recall(
                 at=calibration.at,

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from builder.config import Diversity
 from builder.errors import BuilderError
 from client.errors import SchemaError
 from client.schema import Schema
@@ -61,7 +62,8 @@ class IndexStatistics(_Section):
 
 class Manifest(_Section):
     """`vocabularies`: the string values of each string-valued item feature. `value`: the formula that orders results,
-    None for the weighted sum of the tasks. `training`: figures of the run, if any.
+    None for the weighted sum of the tasks. `diversity`: rules of the last selection, if any. `training`: figures of the
+    run, if any.
     """
 
     format: int
@@ -74,6 +76,7 @@ class Manifest(_Section):
     fingerprint: int
     vocabularies: dict[str, list[str]]
     value: str | None
+    diversity: Diversity | None = None
     index: IndexStatistics
     recall: Recall
     training: dict[str, float]

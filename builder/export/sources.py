@@ -55,6 +55,7 @@ def from_run(run: TrainedRun) -> Source:
         tasks=tuple(run.config.tasks),
         reranker=run.reranker,
         value=run.config.value,
+        diversity=run.config.diversity,
         seed=run.config.training.seed,
         vocabularies=string_values(run.config.items, run.catalogue),
         training=run.figures,
@@ -93,6 +94,7 @@ def from_embeddings(config: Config) -> Source:
         settings=config.index,
         tasks=tuple(config.tasks),
         value=config.value,
+        diversity=config.diversity,
         vocabularies=string_values(config.data.items, catalogue) if config.data.items else {},
     )
 

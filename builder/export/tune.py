@@ -104,8 +104,9 @@ def tune(
         on_step=step("Searching exactly"),
     )
     done = step("Choosing reach and candidates")
-    # A formula orders candidates anew and keeps those it has.
-    candidates = None if manifest.value is None else manifest.index.candidates
+    # A formula orders candidates anew, rules pass some over: they keep those they have.
+    chooses = manifest.value is not None or manifest.diversity is not None
+    candidates = manifest.index.candidates if chooses else None
     found = calibrate(search, truth, target=target, results=schema.max_results, candidates=candidates)
     done(1.0)
     curve = _curve(search, truth, found, schema.max_results, step)

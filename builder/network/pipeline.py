@@ -6,6 +6,7 @@ Letters: B requests, D dims, M max candidates, T tasks, K results. Inputs and ou
 import torch
 from torch import Tensor, nn
 
+from builder.network.diversity import DiverseSelection
 from builder.network.items import ItemFeatures
 from builder.network.rerank import Reranking, RetrievalScore
 from builder.network.search import Search, first_status, flag
@@ -17,7 +18,7 @@ OUTPUT_NAMES = ("item_ids", "scores", "task_scores", "count", "status", "stats")
 
 
 class Pipeline(nn.Module):
-    """User tower, filters, index, reranker and value model as one network.
+    """User tower, filters, index, reranker, value model and rules of selection as one network.
 
     `tower` is a `UserTower` (takes the list of user features and the history), a TorchScript module of the user's own
     (takes them as named arguments), or None (the request carries the query vector). `forward` differs in its
@@ -33,6 +34,7 @@ class Pipeline(nn.Module):
         items: ItemFeatures,
         *,
         results: int,
+        diversity: DiverseSelection | None = None,
     ) -> None:
         super().__init__()
         if tower is not None:
@@ -42,6 +44,7 @@ class Pipeline(nn.Module):
         self.value = value
         self.items = items
         self.results = results
+        self.diversity = diversity
 
     @torch.jit.export
     def check_user(self, features: list[Tensor], history: Tensor) -> Tensor:
@@ -63,7 +66,11 @@ class Pipeline(nn.Module):
         rows, ids, retrieved, stats, status = self.search(query, filter, exclude, search, status)  # [B, M]
         task_scores = self.rerank(query, rows, retrieved, self.search.vectors, self.search.scales)  # [B, M, T]
         value = self.value(task_scores, self.items.read_numbers(rows), weights)  # [B, M]
-        item_ids, scores, tasks, count = torch.ops.silvertriton.select(value, ids, task_scores, status, self.results)
+        if self.diversity is None:
+            chosen = torch.ops.silvertriton.select(value, ids, task_scores, status, self.results)
+        else:
+            chosen = self.diversity(value, ids, rows, task_scores, status, self.search.vectors, self.results)
+        item_ids, scores, tasks, count = chosen  # [B, K], [B, K], [B, K, T], [B]
         return item_ids, scores, tasks, count.unsqueeze(1), status.unsqueeze(1), stats
 
 

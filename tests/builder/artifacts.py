@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +97,20 @@ def exact(vectors: np.ndarray, query: np.ndarray, k: int, ids: np.ndarray | None
     scores = vectors.astype(np.float64) @ query.astype(np.float64)
     found: list[int] = ids[np.lexsort((ids, -scores))[:k]].tolist()
     return found
+
+
+def keep_at_most(
+    ranked: Iterable[int], values: Mapping[int, Mapping[str, Iterable[str]]], rules: Mapping[str, int], k: int
+) -> list[int]:
+    """The first k of the ranked items, best first, that obey `rules`; `values` of each item by feature."""
+    kept: list[int] = []
+    taken: Counter[tuple[str, str]] = Counter()
+    for item in ranked:
+        shared = [(name, value) for name in rules for value in values[item][name]]
+        if len(kept) < k and all(taken[name, value] < rules[name] for name, value in shared):
+            kept.append(item)
+            taken.update(shared)
+    return kept
 
 
 class Tower(nn.Module):

@@ -65,6 +65,27 @@ def test_round_trip(tmp_path: Path) -> None:
         ("index: {clusters: 2, probes: 3}", "FILE, index: probes 3 exceed clusters 2"),
         ("index: {results: 9, max_candidates: 8}", "FILE, index: results 9 exceed max_candidates 8"),
         ("index: {results: 9, candidates: 8}", "FILE, index: candidates 8 must lie between results 9 and max_cand"),
+        ("diversity: {}", "FILE, diversity: holds no rule; set at_most or mmr"),
+        ("diversity: {at_most: {}}", "FILE, diversity: holds no rule; set at_most or mmr"),
+        ("diversity: {mmr: 1.5}", "FILE, diversity.mmr: got 1.5, expected less than or equal to 1"),
+        ("diversity: {mmr: -0.1}", "FILE, diversity.mmr: got -0.1, expected greater than or equal to 0"),
+        ("diversity: {mmr: .nan}", "FILE, diversity.mmr: got nan, expected "),
+        ("diversity: {mrm: 1}", "FILE, diversity.mrm: unknown key.\n  Did you mean 'mmr'? Known: at_most, mmr."),
+        (
+            "diversity: {at_most: {genres: 0}}",
+            "FILE, diversity.at_most.genres: got 0, expected greater than or equal to 1",
+        ),
+        ("diversity: {at_most: {genres: two}}", "FILE, diversity.at_most.genres: got 'two', expected a valid integer"),
+        ("diversity: {at_most: {genres: 1.5}}", "FILE, diversity.at_most.genres: got 1.5, expected a valid integer"),
+        ("diversity: {at_most: [genres]}", "FILE, diversity.at_most: got ['genres'], expected an object"),
+        (
+            "diversity: {at_most: {genre: 2}}",
+            "FILE: diversity.at_most: unknown feature 'genre'; expected a category or tags: genres",
+        ),
+        (
+            "diversity: {at_most: {genres: 2, age: 1}}",
+            "FILE: diversity.at_most: unknown feature 'age'; expected a category or tags: genres",
+        ),
         ("split: {kind: file}", "FILE, split: kind file goes with a test file, and only that kind"),
         ("split: {test: test.csv}", "FILE, split: kind file goes with a test file, and only that kind"),
         ("split: {kind: random}", "FILE, split.kind: got 'random', expected 'leave-last-out' or 'file'"),
@@ -118,6 +139,23 @@ def test_feature_faults(tmp_path: Path) -> None:
     assert "values are read from the table" in fault(
         tmp_path, TRAINED.replace("kind: number", "kind: category, values: string")
     )
+
+
+@pytest.mark.parametrize("kind", ["number", "date"])
+def test_rules_are_of_features_that_items_share(tmp_path: Path, kind: str) -> None:
+    text = TRAINED.replace("kind: tags", f"kind: {kind}") + "diversity: {at_most: {genres: 2}}\n"
+    message = f"FILE: diversity.at_most: 'genres' is a {kind}; expected a category or tags: data.items has none"
+    assert fault(tmp_path, text) == message
+    assert "unknown feature 'genres'" in fault(tmp_path, GIVEN + "diversity: {at_most: {genres: 2}}")
+
+
+def test_rules_as_they_are_written(tmp_path: Path) -> None:
+    rules = load(tmp_path, TRAINED + "diversity: {at_most: {genres: 2}, mmr: 1}").diversity
+    assert rules is not None
+    assert (rules.at_most, rules.mmr) == ({"genres": 2}, 1.0)
+    rules = load(tmp_path, GIVEN + "diversity: {mmr: 0.5}").diversity
+    assert rules is not None
+    assert (rules.at_most, rules.mmr) == ({}, 0.5)
 
 
 def test_several_faults_are_all_told(tmp_path: Path) -> None:
