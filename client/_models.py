@@ -66,7 +66,9 @@ class Stats:
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Retrieval:
-    """The results of one request, best first. Fewer than asked for, or none, when few items pass the filter.
+    """The results of one request, best first, or in the order that the artifact's diversity rules chose.
+
+    Fewer than asked for, or none, when few items pass the filter or fit the rules.
 
     `item_ids` [count] int64, `scores` [count] float32, `task_scores` [count, T] float32 in the order of `task_names`;
     the arrays may be read-only. `latency`: seconds from sending the tensors to having the answer, shared by a batch.

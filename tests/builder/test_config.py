@@ -47,6 +47,8 @@ def test_round_trip(tmp_path: Path) -> None:
     assert load(elsewhere, config.to_yaml()) == config
     given = load(tmp_path, GIVEN)
     assert load(elsewhere, given.to_yaml()) == given
+    ruled = load(tmp_path, TRAINED + "diversity: {at_most: {genres: 2}, mmr: 0.5}\n")
+    assert load(elsewhere, ruled.to_yaml()) == ruled
 
 
 @pytest.mark.parametrize(

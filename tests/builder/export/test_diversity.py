@@ -9,11 +9,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from builder.config import Diversity
+from builder.config import Config, Diversity
+from builder.data.synthetic import synthetic
 from builder.errors import BuilderError
+from builder.export.artifact import export
 from builder.export.manifest import read_manifest, verify
 from builder.export.sources import read_source
 from builder.export.tune import tune
+from builder.training.run import train
+from client.hashing import UNKNOWN_KEY
 from tests.builder.artifacts import ask, exact, export_config, keep_at_most, neutral, run, write_config, write_items
 
 ITEMS, RESULTS, SEED = 300, 20, 3
@@ -95,6 +99,22 @@ def test_rules_apply_to_what_the_formula_orders(folder: Path) -> None:
     item_ids, scores, _, _, _, _ = ask(version, neutral(1, torch.ones(1, 6)))
     assert item_ids[0].tolist() == expected
     np.testing.assert_allclose(scores[0].numpy(), popularity[expected], rtol=1e-6)
+
+
+def test_a_trained_run_keeps_its_rules(tmp_path: Path) -> None:
+    path = synthetic(tmp_path, users=60, items=120, seed=2)
+    settings = "training: {epochs: 1, batch: 128}\nindex: {results: 10}\ndiversity: {at_most: {category: 1}}\n"
+    path.write_text(path.read_text() + settings)
+    train(Config.load(path), tmp_path / "run", False)
+    version = export(read_source(tmp_path / "run"), tmp_path / "repository")
+    assert verify(version).diversity == Diversity(at_most={"category": 1})
+    unknown = torch.full((1, 1), UNKNOWN_KEY)
+    user = {"user_id": unknown, "age": torch.tensor([[30.0]]), "country": unknown, "history": torch.tensor([[-1]])}
+    item_ids, _, _, counts, status, _ = ask(version, {**user, **neutral(1)})
+    assert status.item() == 0
+    items = {item["item_id"]: item["category"] for item in pq.read_table(tmp_path / "items.parquet").to_pylist()}
+    found = [items[item] for item in item_ids[0, : counts.item()].tolist()]
+    assert sorted(found) == sorted(set(items.values()))  # one of each of the eight
 
 
 def test_candidates_that_are_given_stay(folder: Path) -> None:
