@@ -204,12 +204,14 @@ class Training(_Model):
 class Rerank(_Model):
     """The reranker: a probability of each task for every candidate of the search (builder/network/rerank.py).
 
-    `kind`: mlp or mol (mixture of logits). `hidden`: units of its first layer. `candidates`: how many of the search's
-    candidates of each user it learns from. `epochs` is the most; it stops after `patience` epochs without better NDCG.
+    `kind`: mlp or mol (mixture of logits). `hidden`: units of its first layer. `neighbours`: of each item, in the graph
+    of items that users took together. `candidates`: how many of the search's candidates of each user it learns from.
+    `epochs` is the most; it stops after `patience` epochs without better NDCG.
     """
 
     kind: Literal["mlp", "mol"] = "mlp"
     hidden: int = Field(default=64, ge=4, le=4096)
+    neighbours: int = Field(default=100, ge=0, le=1024)
     candidates: int = Field(default=500, ge=10, le=65_536)
     epochs: int = Field(default=30, ge=1)
     learning_rate: float = Field(default=0.001, gt=0)

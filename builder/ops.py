@@ -33,6 +33,7 @@ def load() -> None:
     torch.library.register_fake("silvertriton::search", _fake_search)
     torch.library.register_fake("silvertriton::rescore", _fake_rescore)
     torch.library.register_fake("silvertriton::resolve_weights", _fake_resolve_weights)
+    torch.library.register_fake("silvertriton::neighbour_scores", _fake_neighbour_scores)
     torch.library.register_fake("silvertriton::select", _fake_select)
     torch.library.register_fake("silvertriton::select_diverse", _fake_select_diverse)
     _FAKES_REGISTERED = True
@@ -210,6 +211,27 @@ def resolve_weights(task_weights: Tensor, defaults: Tensor, status: Tensor) -> t
     return weights, first_status
 
 
+def neighbour_scores(
+    history: Tensor, rows: Tensor, ids: Tensor, item_rows: Tensor, neighbours: Tensor, weights: Tensor, most: int
+) -> tuple[Tensor, Tensor]:
+    """Sum and maximum of the weights of the edges from the items of a history to each candidate.
+
+    Args:
+        history: [B, L] int64 item ids, newest last; ids below 0 and those that are not in the catalogue are left out.
+        rows: [B, M] int32 candidates, distinct, -1 for none.
+        ids: [R] int64 item ids by row.
+        item_rows: [N] int32 rows by ascending id.
+        neighbours: [N, J] int32 rows of the neighbours of the items by ascending id, -1 past the last.
+        weights: [N, J] float32, at least 0.
+        most: how many ids of a history count, the newest.
+
+    Returns:
+        sums [B, M] and maxima [B, M] float32, 0 where no item of the history has such a neighbour.
+    """
+    sums, maxima = torch.ops.silvertriton.neighbour_scores(history, rows, ids, item_rows, neighbours, weights, most)
+    return sums, maxima
+
+
 def select(
     values: Tensor, ids: Tensor, task_scores: Tensor, status: Tensor, k: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -380,6 +402,12 @@ def _fake_rescore(query: Tensor, vectors: Tensor, scales: Tensor, rows: Tensor) 
 
 def _fake_resolve_weights(task_weights: Tensor, defaults: Tensor, status: Tensor) -> tuple[Tensor, Tensor]:
     return task_weights.new_empty(task_weights.shape), status.new_empty(status.shape)
+
+
+def _fake_neighbour_scores(
+    history: Tensor, rows: Tensor, ids: Tensor, item_rows: Tensor, neighbours: Tensor, weights: Tensor, most: int
+) -> tuple[Tensor, Tensor]:
+    return weights.new_empty(rows.shape), weights.new_empty(rows.shape)
 
 
 def _fake_select(

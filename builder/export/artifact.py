@@ -28,6 +28,7 @@ from builder.index.kmeans import automatic_clusters
 from builder.index.projection import choose_projection, leading_directions
 from builder.network.diversity import DiverseSelection
 from builder.network.items import ItemFeatures, number_names
+from builder.network.neighbours import Neighbours
 from builder.network.pipeline import Pipeline
 from builder.network.rerank import Reranker, Reranking, RetrievalScore
 from builder.network.search import Search
@@ -202,7 +203,12 @@ def _reranking(source: Source, index: Index) -> Reranking | RetrievalScore:
     kept = source.reranker.keep(source.vectors)
     item_of_row = torch.from_numpy(index.layout.item_of_row)
     rows = torch.where((item_of_row >= 0).unsqueeze(1), kept[item_of_row.clamp(min=0)], 0)
-    return Reranking(source.reranker.scorer, rows)
+    graph = source.reranker.neighbours
+    row_of_item = torch.from_numpy(index.layout.row_of_item.astype(np.int32))
+    neighbours = torch.where(graph.rows >= 0, row_of_item[graph.rows.clamp(min=0)], -1)
+    order = torch.from_numpy(np.argsort(source.catalogue.ids))  # by ascending id, as item_rows
+    of_rows = Neighbours(neighbours[order], graph.weights[order], history=graph.history)
+    return Reranking(source.reranker.scorer, rows, of_rows)
 
 
 def _diversity(source: Source, index: Index) -> DiverseSelection | None:

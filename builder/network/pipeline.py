@@ -59,12 +59,22 @@ class Pipeline(nn.Module):
 
     @torch.jit.export
     def retrieve(
-        self, query: Tensor, user_status: Tensor, filter: Tensor, exclude: Tensor, task_weights: Tensor, search: Tensor
+        self,
+        query: Tensor,
+        history: Tensor,
+        user_status: Tensor,
+        filter: Tensor,
+        exclude: Tensor,
+        task_weights: Tensor,
+        search: Tensor,
     ) -> Outputs:
         """From the query vector `[B, D]` to the results; `user_status [B] int32` is carried into the status."""
         weights, status = self.value.resolve_weights(task_weights, user_status)  # [B, T], [B]
         rows, ids, retrieved, stats, status = self.search(query, filter, exclude, search, status)  # [B, M]
-        task_scores = self.rerank(query, rows, retrieved, self.search.vectors, self.search.scales)  # [B, M, T]
+        index = self.search
+        task_scores = self.rerank(
+            query, history, rows, retrieved, index.vectors, index.scales, index.ids, index.item_rows
+        )  # [B, M, T]
         value = self.value(task_scores, self.items.read_numbers(rows), weights)  # [B, M]
         if self.diversity is None:
             chosen = torch.ops.silvertriton.select(value, ids, task_scores, status, self.results)
@@ -92,20 +102,21 @@ def forward_source(schema: Schema, *, own_tower: bool) -> str:
     """
     arguments = ", ".join(f"{name}: Tensor" for name in input_names(schema))
     lines = [f"def forward(self, {arguments}):"]
+    history = "history" if schema.history_length else "filter[:, :1] * 0 - 1"
+    lines.append(f"    _history = {history}")
     if schema.query_dims:
         lines.append("    _status = search.new_zeros(search.size(0))")
         lines.append("    _query = query")
     else:
         features = [feature.name for feature in schema.user_features]
-        history = "history" if schema.history_length else "filter[:, :1] * 0 - 1"
         lines.append(f"    _features: List[Tensor] = [{', '.join(features)}]")
-        lines.append(f"    _status = self.check_user(_features, {history})")
+        lines.append("    _status = self.check_user(_features, _history)")
         if own_tower:
             named = [f"{name}={name}" for name in features]
             if schema.history_length:
                 named.append("history=history.clamp(min=-1)")  # a bad id must not make it raise for the whole batch
             lines.append(f"    _query = self.tower({', '.join(named)})")
         else:
-            lines.append(f"    _query = self.tower(_features, {history})")
-    lines.append("    return self.retrieve(_query, _status, filter, exclude, task_weights, search)")
+            lines.append("    _query = self.tower(_features, _history)")
+    lines.append("    return self.retrieve(_query, _history, _status, filter, exclude, task_weights, search)")
     return "\n".join(lines) + "\n"

@@ -1,8 +1,9 @@
 """From candidates to a probability of each task: the reranker, and what stands in its place where there is none.
 
 The reranker is an OverArch as in SilverTorch (arXiv:2511.14881): it reads the user vector, the candidates' vectors,
-what is known of the items beside, and the products of both vectors, and sees every candidate that the search returns.
-What depends on the item alone is computed once, when an artifact is written, and gathered by row.
+what is known of the items beside, the products of both vectors and the graph of items that users took together
+(neighbours.py), and sees every candidate that the search returns. What depends on the item alone is computed once, when
+an artifact is written, and gathered by row.
 
 Letters: B requests, M candidates, D dims, T tasks, H hidden units, S width of what is kept of an item, N items, R rows.
 """
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from builder.data.columns import Column
 from builder.data.vectors import VectorSource
+from builder.network.neighbours import FEATURES, Neighbours
 from builder.network.towers import item_encoders
 
 Kind = Literal["mlp", "mol"]
@@ -28,7 +30,17 @@ COMPONENT_DIMS = 32
 class RetrievalScore(nn.Module):
     """No reranker: the one task's score is that of the search."""
 
-    def forward(self, query: Tensor, rows: Tensor, scores: Tensor, vectors: Tensor, scales: Tensor) -> Tensor:
+    def forward(
+        self,
+        query: Tensor,
+        history: Tensor,
+        rows: Tensor,
+        scores: Tensor,
+        vectors: Tensor,
+        scales: Tensor,
+        ids: Tensor,
+        item_rows: Tensor,
+    ) -> Tensor:
         """As `Reranking.forward`, T = 1."""
         return scores.unsqueeze(2)
 
@@ -38,19 +50,35 @@ class Reranking(nn.Module):
 
     items: Tensor
 
-    def __init__(self, scorer: nn.Module, items: Tensor) -> None:
+    def __init__(self, scorer: nn.Module, items: Tensor, neighbours: Neighbours) -> None:
         super().__init__()
         self.scorer = scorer
+        self.neighbours = neighbours
         self.register_buffer("items", items)
 
-    def forward(self, query: Tensor, rows: Tensor, scores: Tensor, vectors: Tensor, scales: Tensor) -> Tensor:
-        """`query [B, D]`; `rows [B, M] int32` and `scores [B, M]` of the search, -1 and -inf past the end; `vectors
-        [R, D] float16` and `scales [NB, 32]` of the index -> probabilities `[B, M, T]`."""
+    def forward(
+        self,
+        query: Tensor,
+        history: Tensor,
+        rows: Tensor,
+        scores: Tensor,
+        vectors: Tensor,
+        scales: Tensor,
+        ids: Tensor,
+        item_rows: Tensor,
+    ) -> Tensor:
+        """From candidates to probabilities `[B, M, T]`.
+
+        `query [B, D]`, `history [B, L] int64` item ids; `rows [B, M] int32` and `scores [B, M]` of the search, -1 and
+        -inf past the end; `vectors [R, D] float16`, `scales [NB, 32]`, `ids [R]` and `item_rows [N]` of the index.
+        """
         existing = rows.clamp(min=0)
         gathered = vectors[existing].to(torch.float32) * scales.view(-1)[existing].unsqueeze(2)  # [B, M, D]
         items = self.items[existing].to(torch.float32)  # [B, M, S]
         finite = torch.where(rows < 0, torch.zeros_like(scores), scores)
-        probabilities: Tensor = torch.sigmoid(self.scorer(query, gathered, items, finite))
+        features = self.neighbours(history, rows, finite, ids, item_rows)  # [B, M, 5]
+        known = (history >= 0).sum(1)  # [B]
+        probabilities: Tensor = torch.sigmoid(self.scorer(query, known, gathered, items, finite, features))
         return probabilities
 
 
@@ -93,18 +121,26 @@ class MlpScorer(nn.Module):
     def __init__(self, dims: int, tasks: int, hidden: int) -> None:
         super().__init__()
         self.user = nn.Linear(dims, hidden)
+        self.length = nn.Linear(1, hidden, bias=False)
         self.product = nn.Linear(dims, hidden, bias=False)
+        self.features = nn.Linear(FEATURES, hidden, bias=False)
         self.second = nn.Linear(hidden, hidden // 2)
         self.last = nn.Linear(hidden // 2, tasks, bias=False)
+        self.skip = nn.Linear(FEATURES, tasks, bias=False)
         self.retrieved = RetrievedLogit(tasks)
         self.calibration = Calibration(tasks)
         nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.skip.weight)
 
-    def forward(self, query: Tensor, vectors: Tensor, items: Tensor, scores: Tensor) -> Tensor:
-        """`query [B, D]`, `vectors [B, M, D]`, `items [B, M, H]`, `scores [B, M]` -> logits `[B, M, T]`."""
+    def forward(
+        self, query: Tensor, known: Tensor, vectors: Tensor, items: Tensor, scores: Tensor, features: Tensor
+    ) -> Tensor:
+        """`query [B, D]`, `known [B]` length of the history, `vectors [B, M, D]`, `items [B, M, H]`, `scores [B, M]`,
+        `features [B, M, 5]` (builder/network/neighbours.py) -> logits `[B, M, T]`."""
         weights = query.unsqueeze(2) * self.product.weight.t()  # [B, D, H]: (u * v) W as v (u * W)
-        first = F.relu(torch.bmm(vectors, weights) + items + self.user(query).unsqueeze(1))  # [B, M, H]
-        added = self.last(F.relu(self.second(first)))  # [B, M, T]
+        user = self.user(query) + self.length(known.to(query.dtype).log1p().unsqueeze(1))  # [B, H]
+        first = torch.bmm(vectors, weights) + items + self.features(features) + user.unsqueeze(1)  # [B, M, H]
+        added = self.last(F.relu(self.second(F.relu(first)))) + self.skip(features)  # [B, M, T]
         logits: Tensor = self.calibration(self.retrieved(scores) + added)
         return logits
 
@@ -125,11 +161,15 @@ class MolScorer(nn.Module):
         self.user_gates = nn.Sequential(nn.Linear(dims, hidden), nn.ReLU(), nn.Linear(hidden, tasks * pairs))
         self.pair_gates = nn.Linear(pairs, tasks * pairs)
         self.mixed = nn.Parameter(torch.zeros(tasks))
+        self.skip = nn.Linear(FEATURES, tasks, bias=False)
+        nn.init.zeros_(self.skip.weight)
         self.retrieved = RetrievedLogit(tasks)
         self.calibration = Calibration(tasks)
 
-    def forward(self, query: Tensor, vectors: Tensor, items: Tensor, scores: Tensor) -> Tensor:
-        """`query [B, D]`, `vectors [B, M, D]`, `items [B, M, S]`, `scores [B, M]` -> logits `[B, M, T]`."""
+    def forward(
+        self, query: Tensor, known: Tensor, vectors: Tensor, items: Tensor, scores: Tensor, features: Tensor
+    ) -> Tensor:
+        """As `MlpScorer.forward`, `items [B, M, S]`."""
         batch, count = items.size(0), items.size(1)
         kept = self.components * self.component_dims
         users = F.normalize(self.user(query).view(batch, self.components, self.component_dims), dim=2)
@@ -138,7 +178,7 @@ class MolScorer(nn.Module):
         gates = self.pair_gates(pairs) + self.user_gates(query).unsqueeze(1) + items[:, :, kept:]
         gates = gates.view(batch, count, self.tasks, -1).softmax(3)  # [B, M, T, C * C]
         mixture = (gates * pairs.unsqueeze(2)).sum(3)  # [B, M, T]
-        logits: Tensor = self.calibration(self.retrieved(scores) + mixture * self.mixed)
+        logits: Tensor = self.calibration(self.retrieved(scores) + mixture * self.mixed + self.skip(features))
         return logits
 
 
@@ -178,22 +218,28 @@ class Reranker(nn.Module):
         dims: int,
         tasks: int,
         hidden: int,
+        neighbours: Neighbours,
     ) -> None:
+        """`neighbours`: of positions in the catalogue."""
         super().__init__()
         self.scorer = (MlpScorer if kind == "mlp" else MolScorer)(dims, tasks, hidden)
         width = hidden if kind == "mlp" else COMPONENTS * COMPONENT_DIMS + tasks * COMPONENTS**2
         self.item_side = ItemSide(columns, popularity, dims, width)
+        self.neighbours = neighbours
         self.kind = kind
 
-    def forward(self, query: Tensor, items: Tensor, vectors: Tensor, scores: Tensor) -> Tensor:
-        """`query [B, D]`, `items [B, M] int64` positions, their `vectors [B, M, D]`, `scores [B, M]` of the search ->
-        logits `[B, M, T]`."""
+    def forward(self, query: Tensor, history: Tensor, items: Tensor, vectors: Tensor, scores: Tensor) -> Tensor:
+        """`query [B, D]`; `history [B, L] int64` and `items [B, M] int64` positions in the catalogue, -1 for none;
+        their `vectors [B, M, D]`, `scores [B, M]` of the search, finite -> logits `[B, M, T]`."""
         batch, count, dims = vectors.shape
-        distinct, place = torch.unique(items, return_inverse=True)
+        positions = torch.arange(len(self.neighbours.rows), device=items.device)
+        features = self.neighbours(history, items.to(torch.int32), scores, positions, positions.to(torch.int32))
+        distinct, place = torch.unique(items.clamp(min=0), return_inverse=True)
         first = torch.empty(len(distinct), dtype=torch.int64, device=items.device)
         first[place.flatten()] = torch.arange(items.numel(), device=items.device)
         kept = self.items_kept(distinct, vectors.reshape(-1, dims)[first])
-        logits: Tensor = self.scorer(query, vectors, kept[place.flatten()].view(batch, count, -1), scores)
+        by_candidate = kept[place.flatten()].view(batch, count, -1)
+        logits: Tensor = self.scorer(query, (history >= 0).sum(1), vectors, by_candidate, scores, features)
         return logits
 
     def items_kept(self, items: Tensor, vectors: Tensor) -> Tensor:

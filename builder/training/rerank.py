@@ -38,17 +38,21 @@ MEASURED_SHARE = 0.2  # of the users: they choose the epoch and the calibration,
 
 @dataclass(frozen=True)
 class Candidates:
-    """What the index returns for Q users: `queries [Q, D]`; `items [Q, M]` positions in the catalogue, best first, -1
-    past the end; `scores [Q, M]`; `labels [Q, M, T]`: for which tasks each is a held-out positive."""
+    """What the index returns for Q users: `queries [Q, D]`; `history [Q, L]` and `items [Q, M]` positions in the
+    catalogue, -1 for none, the latter best first; `scores [Q, M]`; `labels [Q, M, T]`: for which tasks each is a
+    held-out positive."""
 
     queries: Tensor
+    history: Tensor
     items: Tensor
     scores: Tensor
     labels: Tensor
 
     def take(self, chosen: Tensor) -> Candidates:
         """The users at `chosen [n]`."""
-        return Candidates(self.queries[chosen], self.items[chosen], self.scores[chosen], self.labels[chosen])
+        return Candidates(
+            self.queries[chosen], self.history[chosen], self.items[chosen], self.scores[chosen], self.labels[chosen]
+        )
 
 
 class Miner:
@@ -65,8 +69,8 @@ class Miner:
         self._search = Search(index, fingerprint=0, candidates=self._count, max_candidates=self._count).eval()
 
     @torch.no_grad()
-    def candidates(self, queries: Tensor, held_out: HeldOut) -> Candidates:
-        """Of `held_out`, whose users have the query vectors `queries [Q, D] float32`."""
+    def candidates(self, queries: Tensor, held_out: HeldOut, history: int) -> Candidates:
+        """Of `held_out`, whose users have the query vectors `queries [Q, D] float32`; `history`: the longest served."""
         items, scores = [], []
         exclude = torch.from_numpy(_padded_ids(held_out.seen, self._catalogue.ids))
         for start in range(0, len(queries), USERS_A_SEARCH):
@@ -82,7 +86,8 @@ class Miner:
             raise ValueError("no users")
         found_items = torch.cat(items)
         labels = _labels(found_items.numpy(), held_out)
-        return Candidates(queries, found_items, torch.cat(scores), torch.from_numpy(labels))
+        histories = torch.from_numpy(held_out.history.padded(max(1, history)).astype(np.int64))
+        return Candidates(queries, histories, found_items, torch.cat(scores), torch.from_numpy(labels))
 
 
 def train_reranker(
@@ -201,12 +206,10 @@ def listwise_and_pointwise(logits: Tensor, labels: Tensor, real: Tensor) -> Tens
 
 def _logits(reranker: Reranker, part: Candidates, vectors: VectorSource, device: torch.device | str) -> Tensor:
     """`[n, M, T]`."""
-    items = part.items.clamp(min=0)
-    gathered = torch.from_numpy(np.asarray(vectors[items.numpy().ravel()], dtype=np.float32))
+    gathered = torch.from_numpy(np.asarray(vectors[part.items.clamp(min=0).numpy().ravel()], dtype=np.float32))
     scores = torch.where(part.items < 0, 0.0, part.scores)
-    logits: Tensor = reranker(
-        part.queries.to(device), items.to(device), gathered.view(*items.shape, -1).to(device), scores.to(device)
-    )
+    inputs = (part.queries, part.history, part.items, gathered.view(*part.items.shape, -1), scores)
+    logits: Tensor = reranker(*(tensor.to(device) for tensor in inputs))
     return logits
 
 

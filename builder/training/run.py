@@ -22,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from builder import progress
 from builder.config import Config
@@ -32,10 +33,12 @@ from builder.data.lists import Lists
 from builder.errors import BuilderError
 from builder.evaluation.calibration import reliability
 from builder.evaluation.metrics import quality
+from builder.network.neighbours import Neighbours
 from builder.network.rerank import Reranker
 from builder.network.towers import ItemTower, UserTower
 from builder.training.batches import wire_features
 from builder.training.checkpoint import restore, save, write_text
+from builder.training.neighbours import item_neighbours
 from builder.training.rerank import Miner, best_items, probabilities, train_reranker
 from builder.training.trainer import AT, Trainer, encode_users
 from client.schema import Feature
@@ -199,12 +202,15 @@ def _train_reranker(
         raise ValueError("no reranker is configured")
     cpu = torch.device("cpu")
     vectors = np.load(out / VECTORS, mmap_mode="r")
-    reranker = build_reranker(config, dataset)
+    with progress.step("Neighbours of items"):
+        width = config.rerank.neighbours if config.network.history else 0
+        graph = item_neighbours(dataset.train, len(dataset.catalogue), width)
+    reranker = build_reranker(config, dataset, *map(torch.from_numpy, graph))
     with progress.step("Indexing for the reranker"):
         miner = Miner(dataset.catalogue, vectors, config.rerank.candidates, seed=config.training.seed)
     with progress.step(f"Candidates of {len(dataset.validation):,} validation users"):
         queries = encode_users(user_tower, dataset, dataset.validation, cpu)
-        candidates = miner.candidates(queries, dataset.validation)
+        candidates = miner.candidates(queries, dataset.validation, config.network.history)
     figures = train_reranker(
         reranker, candidates, dataset.validation, vectors, config.rerank, seed=config.training.seed, device=device
     )
@@ -213,7 +219,7 @@ def _train_reranker(
     if len(dataset.test):
         with progress.step(f"Measuring the reranker on {len(dataset.test):,} test users"):
             queries = encode_users(user_tower, dataset, dataset.test, cpu)
-            candidates = miner.candidates(queries, dataset.test)
+            candidates = miner.candidates(queries, dataset.test, config.network.history)
             found = probabilities(reranker, candidates, vectors)
             items = best_items(candidates.items, found.sum(2), AT)
             test = quality(items, dataset.test.targets)
@@ -251,8 +257,9 @@ def load(out: Path) -> TrainedRun:
         vectors = np.load(out / VECTORS, mmap_mode="r")
         reranker = None
         if config.rerank is not None:
-            reranker = build_reranker(config, dataset).eval()
-            reranker.load_state_dict(restore(out / RERANKER, torch.device("cpu")))
+            state = restore(out / RERANKER, torch.device("cpu"))
+            reranker = build_reranker(config, dataset, state["neighbours.rows"], state["neighbours.weights"]).eval()
+            reranker.load_state_dict(state)
         return TrainedRun(config, dataset, user_tower.eval(), vectors, reranker, report["figures"])
 
 
@@ -282,12 +289,12 @@ def build_towers(config: Config, dataset: Dataset) -> tuple[UserTower, ItemTower
     return user_tower, ItemTower(catalogue.columns, len(catalogue), dims=config.network.dims, ids=shared)
 
 
-def build_reranker(config: Config, dataset: Dataset) -> Reranker:
-    """A reranker with fresh weights, the same for the same seed."""
+def build_reranker(config: Config, dataset: Dataset, neighbours: Tensor, weights: Tensor) -> Reranker:
+    """A reranker with fresh weights, the same for the same seed, over a graph `[N, J]` (`item_neighbours`)."""
     if config.rerank is None:
         raise ValueError("no reranker is configured")
-    torch.manual_seed(config.training.seed)
     catalogue = dataset.catalogue
+    torch.manual_seed(config.training.seed)
     return Reranker(
         config.rerank.kind,
         catalogue.columns,
@@ -295,6 +302,7 @@ def build_reranker(config: Config, dataset: Dataset) -> Reranker:
         dims=config.network.dims,
         tasks=len(config.tasks),
         hidden=config.rerank.hidden,
+        neighbours=Neighbours(neighbours, weights, history=config.network.history),
     )
 
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "find_row.h"
 #include "silvertriton/layout.h"
 
 namespace silvertriton::cpu {
@@ -83,6 +84,22 @@ void resolve_weights(const float* asked,     // [B, T]
                      int64_t batch, int64_t tasks,
                      float* weights,    // [B, T]
                      int32_t* status);  // [B], in and out
+
+// The graph of item_neighbours: those of the item at place n among the ascending ids.
+struct Neighbours {
+    const int32_t* rows;   // [N, J], -1 past the last
+    const float* weights;  // [N, J]
+    int64_t width;         // J
+};
+
+// Sum and maximum of the weights of the edges from a history's items to each candidate, 0 without any. Of a history the
+// last `most` ids count; -1 and ids that are not in the catalogue are left out. Sums are in float32, newest item first.
+void neighbour_scores(const int64_t* history,  // [B, L]
+                      int64_t history_width,
+                      const int32_t* rows,  // [B, M], -1 where there is no candidate
+                      int64_t batch, int64_t candidates, const ItemIds& items, const Neighbours& graph, int64_t most,
+                      float* sums,     // [B, M]
+                      float* maxima);  // [B, M]
 
 // Candidates with their final values, and how many of them are wanted.
 struct Scored {

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "find_row.h"
 #include "silvertriton/program.h"
 
 namespace silvertriton::cpu {
@@ -13,23 +14,6 @@ bool finite(const float* query, int64_t dims) {
     bool all = true;
     for (int64_t i = 0; i < dims; ++i) all &= std::fabs(query[i]) <= std::numeric_limits<float>::max();
     return all;
-}
-
-// The row of an item id, or -1. `item_rows` are the rows by ascending id; they are checked, since ids are read there.
-int32_t row_of_id(const SearchIndex& index, int64_t id) {
-    int64_t first = 0, last = index.item_count;
-    while (first < last) {
-        const int64_t middle = first + (last - first) / 2;
-        const int32_t row = index.item_rows[middle];
-        if (row < 0 || row >= index.vectors.rows) return -1;
-        if (index.ids[row] == id) return row;
-        if (index.ids[row] < id) {
-            first = middle + 1;
-        } else {
-            last = middle;
-        }
-    }
-    return -1;
 }
 
 // Takes excluded rows out of what passes the filter.
@@ -78,8 +62,9 @@ void resolve(const SearchRequests& requests, int64_t b, const SearchIndex& index
     request.probes = probes == 0 ? limits.probes : probes;
     request.candidates = candidates == 0 ? limits.candidates : candidates;
     request.query.prepare(query, dims, index.projection, index.items.dims);
+    const ItemIds items{index.ids, index.item_rows, index.vectors.rows, index.item_count};
     for (int64_t e = 0; e < requests.exclude_width; ++e) {
-        const int32_t row = exclude[e] < 0 ? -1 : row_of_id(index, exclude[e]);
+        const int32_t row = exclude[e] < 0 ? -1 : find_row(items, exclude[e]);
         if (row >= 0) request.excluded.push_back(row);
     }
     std::sort(request.excluded.begin(), request.excluded.end());

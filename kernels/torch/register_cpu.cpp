@@ -277,6 +277,29 @@ std::tuple<Tensor, Tensor> resolve_weights(const Tensor& task_weights, const Ten
     return {weights, first_status};
 }
 
+std::tuple<Tensor, Tensor> neighbour_scores(const Tensor& history, const Tensor& rows, const Tensor& ids,
+                                            const Tensor& item_rows, const Tensor& neighbours, const Tensor& weights,
+                                            int64_t most) {
+    const Checks checks("neighbour_scores");
+    Dim B("B"), L("L"), M("M"), R("R"), N("N"), J("J");
+    checks.tensor("history", history, ScalarType::Long, {&B, &L});
+    checks.tensor("rows", rows, ScalarType::Int, {&B, &M});
+    checks.range("rows", M.value(), 0, kMaxInt32 / 2, "positions are counted in int32");
+    checks.tensor("ids", ids, ScalarType::Long, {&R});
+    checks.tensor("item_rows", item_rows, ScalarType::Int, {&N});
+    checks.tensor("neighbours", neighbours, ScalarType::Int, {&N, &J});
+    checks.tensor("weights", weights, ScalarType::Float, {&N, &J});
+    checks.range("most", most, 0, kMaxInt32, "it is a number of items");
+
+    Tensor sums = empty({B.value(), M.value()}, ScalarType::Float);
+    Tensor maxima = empty({B.value(), M.value()}, ScalarType::Float);
+    cpu::neighbour_scores(in<int64_t>(history), L.value(), in<int32_t>(rows), B.value(), M.value(),
+                          {in<int64_t>(ids), in<int32_t>(item_rows), R.value(), N.value()},
+                          {in<int32_t>(neighbours), in<float>(weights), J.value()}, most, out<float>(sums),
+                          out<float>(maxima));
+    return {sums, maxima};
+}
+
 using Selected = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
 // What both selections take and give.
@@ -368,6 +391,7 @@ STABLE_TORCH_LIBRARY_IMPL(silvertriton, CPU, library) {
     library.impl("search", TORCH_BOX(&search));
     library.impl("rescore", TORCH_BOX(&rescore));
     library.impl("resolve_weights", TORCH_BOX(&resolve_weights));
+    library.impl("neighbour_scores", TORCH_BOX(&neighbour_scores));
     library.impl("select", TORCH_BOX(&select));
     library.impl("select_diverse", TORCH_BOX(&select_diverse));
 }

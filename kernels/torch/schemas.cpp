@@ -22,6 +22,9 @@ STABLE_TORCH_LIBRARY(silvertriton, library) {
     library.def(
         "resolve_weights(Tensor task_weights, Tensor defaults, Tensor status) -> (Tensor weights, Tensor status)");
     library.def(
+        "neighbour_scores(Tensor history, Tensor rows, Tensor ids, Tensor item_rows, Tensor neighbours, "
+        "Tensor weights, int most) -> (Tensor sums, Tensor maxima)");
+    library.def(
         "select(Tensor values, Tensor ids, Tensor task_scores, Tensor status, int k) "
         "-> (Tensor ids, Tensor scores, Tensor task_scores, Tensor count)");
     library.def(

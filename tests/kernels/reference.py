@@ -322,6 +322,29 @@ def resolve_weights(asked: np.ndarray, defaults: np.ndarray, status: int) -> tup
     return np.where(np.isfinite(asked), asked, defaults), min(wrong, default=OK)
 
 
+def neighbour_scores(
+    history: np.ndarray,
+    rows: np.ndarray,
+    ids: np.ndarray,
+    item_rows: np.ndarray,
+    neighbours: np.ndarray,
+    weights: np.ndarray,
+    most: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sums and maxima of the weights of edges from the newest `most` items of one history to candidates."""
+    place = {int(ids[row]): n for n, row in enumerate(item_rows)}
+    newest = [item for item in history.tolist() if item >= 0][::-1][:most]
+    sums, maxima = np.zeros(len(rows), np.float32), np.zeros(len(rows), np.float32)
+    for item in newest:
+        for row, weight in zip(neighbours[place[item]], weights[place[item]], strict=True) if item in place else ():
+            if row < 0:
+                break
+            for m in np.flatnonzero(rows == row):
+                sums[m] += weight
+                maxima[m] = max(maxima[m], weight)
+    return sums, maxima
+
+
 def select(values: np.ndarray, ids: np.ndarray, k: int) -> list[int]:
     """Positions of the k best candidates, best first."""
     ranked = sorted(

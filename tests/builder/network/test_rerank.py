@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from builder import ops
 from builder.data.columns import CategoryColumn, NumberColumn, TagsColumn
+from builder.network.neighbours import FEATURES, Neighbours
 from builder.network.rerank import (
     COMPONENT_DIMS,
     COMPONENTS,
@@ -37,9 +39,17 @@ def perturbed(module: nn.Module, seed: int) -> None:
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.5)
 
 
+def graph() -> Neighbours:
+    """Each item's neighbours are the two after it, with weights of their own."""
+    ops.load()
+    items = torch.arange(ITEMS, dtype=torch.int32)
+    rows = torch.stack([(items + 1) % ITEMS, (items + 2) % ITEMS], dim=1)
+    return Neighbours(rows, torch.rand(ITEMS, 2, generator=torch.Generator().manual_seed(9)), history=3)
+
+
 def make(kind: Kind, seed: int = 0) -> Reranker:
     popularity = np.arange(ITEMS) ** 2
-    reranker = Reranker(kind, COLUMNS, popularity, dims=DIMS, tasks=TASKS, hidden=HIDDEN)
+    reranker = Reranker(kind, COLUMNS, popularity, dims=DIMS, tasks=TASKS, hidden=HIDDEN, neighbours=graph())
     perturbed(reranker, seed)
     calibration = reranker.scorer.calibration
     calibration.temperature.copy_(torch.tensor([0.5, 2.0]))
@@ -47,16 +57,43 @@ def make(kind: Kind, seed: int = 0) -> Reranker:
     return reranker.eval()
 
 
-def request(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """query [3, D], items [3, 7] with repeats between users, their vectors, scores."""
+def request(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """query [3, D], history [3, 4], items [3, 7] with repeats between users, their vectors, scores."""
     generator = torch.Generator().manual_seed(seed)
     query = torch.randn(3, DIMS, generator=generator)
-    items = torch.randint(ITEMS, (3, 7), generator=generator)
+    items = torch.stack([torch.randperm(ITEMS, generator=generator)[:7] for _ in range(3)])
+    history = torch.tensor([[-1, 3, 4, -1], [5, 6, 7, 8], [-1, -1, -1, -1]])
+    history[0, 1] = items[0, 0] - 1 if items[0, 0] > 0 else ITEMS - 1
+    history[1, 0] = items[1, 2] - 1 if items[1, 2] > 0 else ITEMS - 1  # the fourth newest: one too many
+    history[1, 3] = items[1, 3] - 2 if items[1, 3] > 1 else ITEMS - 1
     vectors = torch.randn(ITEMS, DIMS, generator=generator)[items]
-    return query, items, vectors, torch.randn(3, 7, generator=generator)
+    return query, history, items, vectors, torch.randn(3, 7, generator=generator)
 
 
-def slow_logits(reranker: Any, query: Tensor, item: int, vector: Tensor, score: float) -> np.ndarray:
+def slow_features(history: list[int], items: list[int], scores: np.ndarray) -> np.ndarray:
+    """[M, 5] of one request, in float64."""
+    weights = graph().weights.double().numpy()
+    sums, maxima = np.zeros(len(items)), np.zeros(len(items))
+    for seen in [item for item in history if item >= 0][-3:]:
+        for j in (0, 1):
+            for m, item in enumerate(items):
+                if item == (seen + j + 1) % ITEMS:
+                    sums[m] += weights[seen, j]
+                    maxima[m] = max(maxima[m], weights[seen, j])
+
+    def standard(values: np.ndarray) -> np.ndarray:
+        return np.asarray((values - values.mean()) / max(values.std(), 1e-6))
+
+    features = [standard(scores.astype(np.float64))]
+    for values in (sums, maxima):
+        mean = max(values.mean(), 1e-6)
+        features += [standard(values), np.log((values + 1e-3 * mean) / mean)]
+    return np.stack(features, axis=1).clip(-8, 8)
+
+
+def slow_logits(
+    reranker: Any, query: Tensor, history: Tensor, item: int, vector: Tensor, score: float, features: np.ndarray
+) -> np.ndarray:
     """The logits [T] of one candidate of one user, in float64."""
     kept = reranker.items_kept(torch.tensor([item]), vector[None])[0].double().numpy()
     state = {name: tensor.double().numpy() for name, tensor in reranker.scorer.state_dict().items()}
@@ -67,8 +104,10 @@ def slow_logits(reranker: Any, query: Tensor, item: int, vector: Tensor, score: 
 
     logits = score * state["retrieved.scale"] + state["retrieved.bias"]
     if reranker.kind == "mlp":
-        first = np.maximum(linear("user", user) + linear("product", user * item_vector) + kept, 0)
-        logits = logits + linear("last", np.maximum(linear("second", first), 0))
+        known = np.array([np.log1p(int((history >= 0).sum()))])
+        first = linear("user", user) + linear("product", user * item_vector) + kept
+        first = np.maximum(first + linear("length", known) + linear("features", features), 0)
+        logits = logits + linear("last", np.maximum(linear("second", first), 0)) + linear("skip", features)
     else:
         users = linear("user", user).reshape(COMPONENTS, COMPONENT_DIMS)
         users /= np.linalg.norm(users, axis=1, keepdims=True)
@@ -78,20 +117,25 @@ def slow_logits(reranker: Any, query: Tensor, item: int, vector: Tensor, score: 
         gates = gates + linear("user_gates.2", np.maximum(linear("user_gates.0", user), 0))
         gates = np.exp(gates.reshape(TASKS, -1))
         gates /= gates.sum(1, keepdims=True)
-        logits = logits + (gates @ pairs) * state["mixed"]
+        logits = logits + (gates @ pairs) * state["mixed"] + linear("skip", features)
     return np.asarray(logits / state["calibration.temperature"] + state["calibration.bias"])
 
 
 @pytest.mark.parametrize("kind", ["mlp", "mol"])
 def test_logits(kind: Kind) -> None:
     reranker = make(kind)
-    query, items, vectors, scores = request(1)
+    query, history, items, vectors, scores = request(1)
     with torch.no_grad():
-        logits = reranker(query, items, vectors, scores)
+        logits = reranker(query, history, items, vectors, scores)
         assert logits.shape == (3, 7, TASKS)
         for b in range(3):
+            features = slow_features(history[b].tolist(), items[b].tolist(), scores[b].numpy())
+            assert features.shape == (7, FEATURES)
+            assert b == 2 or features[:, 1].any()  # the graph says something
             for m in range(7):
-                expected = slow_logits(reranker, query[b], int(items[b, m]), vectors[b, m], float(scores[b, m]))
+                expected = slow_logits(
+                    reranker, query[b], history[b], int(items[b, m]), vectors[b, m], float(scores[b, m]), features[m]
+                )
                 np.testing.assert_allclose(logits[b, m].numpy(), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -111,10 +155,11 @@ def test_the_item_side_reads_vector_popularity_and_features() -> None:
 @pytest.mark.parametrize("kind", ["mlp", "mol"])
 def test_an_untrained_one_keeps_the_order_of_the_search(kind: Kind) -> None:
     torch.manual_seed(0)
-    reranker = Reranker(kind, COLUMNS, np.ones(ITEMS, np.int64), dims=DIMS, tasks=TASKS, hidden=HIDDEN)
-    query, items, vectors, scores = request(2)
+    popularity = np.ones(ITEMS, np.int64)
+    reranker = Reranker(kind, COLUMNS, popularity, dims=DIMS, tasks=TASKS, hidden=HIDDEN, neighbours=graph())
+    query, history, items, vectors, scores = request(2)
     with torch.no_grad():
-        logits = reranker(query, items, vectors, scores)
+        logits = reranker(query, history, items, vectors, scores)
     torch.testing.assert_close(logits, scores.unsqueeze(2).expand(-1, -1, TASKS))
 
 
@@ -128,15 +173,21 @@ def test_served_by_row_as_trained_by_item(kind: Kind) -> None:
     of_rows = torch.from_numpy(np.where(item_of_row[:, None] >= 0, catalogue[item_of_row], 0.0)).float()
     halves = (of_rows / scales.view(-1, 1)).half()
     kept = reranker.keep(catalogue, chunk=16)
-    served = torch.jit.script(Reranking(reranker.scorer, kept[np.maximum(item_of_row, 0)]))
+    row_of_item = torch.from_numpy(np.argsort(item_of_row)[14:].astype(np.int32))
+    neighbours = Neighbours(row_of_item[reranker.neighbours.rows.long()], reranker.neighbours.weights, history=3)
+    served = torch.jit.script(Reranking(reranker.scorer, kept[np.maximum(item_of_row, 0)], neighbours))
+    ids = torch.from_numpy(item_of_row * 10)
     rows = torch.tensor([[3, 40, 0, -1], [7, -1, -1, -1]], dtype=torch.int32)
     query = torch.randn(2, DIMS)
     scores = torch.tensor([[3.0, 2.0, 1.0, -torch.inf], [0.5, -torch.inf, -torch.inf, -torch.inf]])
     with torch.no_grad():
-        found = served(query, rows, scores, halves, scales)
-        items = torch.from_numpy(item_of_row)[rows.clamp(min=0).long()]
-        vectors = torch.from_numpy(catalogue)[items]
-        expected = torch.sigmoid(reranker(query, items, vectors, scores.clamp(min=0)))
+        items = torch.where(rows >= 0, torch.from_numpy(item_of_row)[rows.clamp(min=0).long()], -1)
+        history = torch.stack([items[0, [1, 3, 0]] - 1, torch.tensor([-1, -1, int(items[1, 0]) - 2])]).clamp(min=-1)
+        found = served(
+            query, torch.where(history >= 0, history * 10, -1), rows, scores, halves, scales, ids, row_of_item
+        )
+        vectors = torch.from_numpy(catalogue)[items.clamp(min=0)]
+        expected = torch.sigmoid(reranker(query, history, items, vectors, scores.clamp(min=0)))
     assert torch.isfinite(found).all()
     real = rows >= 0
     torch.testing.assert_close(found[real], expected[real], atol=5e-3, rtol=0)  # of float16
@@ -145,7 +196,10 @@ def test_served_by_row_as_trained_by_item(kind: Kind) -> None:
 def test_without_a_reranker_the_score_is_that_of_the_search() -> None:
     scores = torch.randn(2, 3)
     nothing = torch.zeros(0)
-    scored = torch.jit.script(RetrievalScore())(nothing, nothing.int(), scores, nothing.half(), nothing)
+    nobody = nothing.long()
+    scored = torch.jit.script(RetrievalScore())(
+        nothing, nobody, nothing.int(), scores, nothing.half(), nothing, nobody, nothing.int()
+    )
     assert torch.equal(scored[:, :, 0], scores)
 
 

@@ -14,12 +14,19 @@ from builder.data.lists import Lists
 from builder.data.splits import HeldOut
 from builder.errors import BuilderError
 from builder.evaluation.exact import exact_search
+from builder.network.neighbours import Neighbours
 from builder.network.rerank import Reranker
 from builder.training import rerank
 from builder.training.rerank import Candidates, Miner, best_items, listwise_and_pointwise, probabilities, train_reranker
 
 ITEMS, DIMS, USERS = 300, 8, 120
 CPU = torch.device("cpu")
+
+
+def make(kind: str, hidden: int) -> Reranker:
+    graph = Neighbours(torch.empty(ITEMS, 0, dtype=torch.int32), torch.empty(ITEMS, 0), history=4)
+    popularity = np.ones(ITEMS, np.int64)
+    return Reranker(kind, (), popularity, dims=DIMS, tasks=1, hidden=hidden, neighbours=graph)  # type: ignore[arg-type]
 
 
 def lists(rows: list[list[int]]) -> Lists:
@@ -40,8 +47,9 @@ def test_candidates_are_what_exact_search_finds_without_what_was_seen() -> None:
     targets = lists([rng.choice(ITEMS, u % 4, replace=False).tolist() for u in range(USERS)])
     labels = rng.random((len(targets.values), 2)) < 0.5
     held_out = HeldOut(np.arange(USERS, dtype=np.int32), seen, seen, targets, labels)
-    found = Miner(catalogue, vectors, 400, seed=0).candidates(queries, held_out)
+    found = Miner(catalogue, vectors, 400, seed=0).candidates(queries, held_out, 4)
     assert found.items.shape == (USERS, ITEMS)  # no more than there are
+    assert found.history.tolist() == seen.padded(4).tolist()
     expected, scores = exact_search(queries, vectors, ITEMS, exclude=seen)
     for u in range(USERS):
         left = ITEMS - u % 7
@@ -83,7 +91,8 @@ def planted(seed: int) -> tuple[Candidates, HeldOut, np.ndarray]:
     labels = torch.from_numpy((np.arange(20) == best[:, None])[:, :, None])
     scores = torch.from_numpy(np.sort(rng.normal(size=(USERS, 20)).astype(np.float32))[:, ::-1].copy())
     queries = torch.from_numpy(rng.normal(size=(USERS, DIMS)).astype(np.float32))
-    return Candidates(queries, torch.from_numpy(items), scores, labels), held_out, vectors
+    nothing = torch.full((USERS, 1), -1)
+    return Candidates(queries, nothing, torch.from_numpy(items), scores, labels), held_out, vectors
 
 
 @pytest.mark.parametrize("kind", ["mlp", "mol"])
@@ -91,10 +100,10 @@ def test_it_learns_what_the_search_cannot_know(kind: str) -> None:
     candidates, held_out, vectors = planted(0)
     settings = Rerank.model_validate({"kind": kind, "epochs": 60, "learning_rate": 0.01, "patience": 60})
     torch.manual_seed(0)
-    reranker = Reranker(settings.kind, (), np.ones(ITEMS, np.int64), dims=DIMS, tasks=1, hidden=32)
+    reranker = make(kind, 32)
     figures = train_reranker(reranker, candidates, held_out, vectors, settings, seed=0, device=CPU)
     assert figures["rerank_validation_ndcg_at_20"] > figures["rerank_validation_ndcg_at_20_before"] + 0.2
-    again = Reranker(settings.kind, (), np.ones(ITEMS, np.int64), dims=DIMS, tasks=1, hidden=32)
+    again = make(kind, 32)
     again.load_state_dict(reranker.state_dict())
     one, other = (probabilities(of.eval(), candidates, vectors) for of in (reranker, again))
     assert torch.equal(one, other)
@@ -112,8 +121,9 @@ def test_where_nothing_is_better_the_order_of_the_search_stays() -> None:
     labels = torch.zeros(USERS, 20, 1, dtype=torch.bool)
     labels[:, 0] = True
     scores = torch.linspace(1, 0, 20).expand(USERS, 20).contiguous()
-    candidates = Candidates(torch.randn(USERS, DIMS), torch.from_numpy(items), scores, labels)
-    reranker = Reranker("mlp", (), np.ones(ITEMS, np.int64), dims=DIMS, tasks=1, hidden=8)
+    nothing = torch.full((USERS, 1), -1)
+    candidates = Candidates(torch.randn(USERS, DIMS), nothing, torch.from_numpy(items), scores, labels)
+    reranker = make("mlp", 8)
     figures = train_reranker(reranker, candidates, held_out, vectors, Rerank(epochs=2), seed=0, device=CPU)
     assert figures["rerank_best_epoch"] == 0
     found = probabilities(reranker, candidates, vectors)[:, :, 0]
@@ -123,7 +133,7 @@ def test_where_nothing_is_better_the_order_of_the_search_stays() -> None:
 def test_too_few_users() -> None:
     candidates, held_out, vectors = planted(1)
     chosen = torch.arange(USERS)[: rerank.FEWEST_USERS - 1]
-    reranker = Reranker("mlp", (), np.ones(ITEMS, np.int64), dims=DIMS, tasks=1, hidden=8)
+    reranker = make("mlp", 8)
     with pytest.raises(BuilderError, match="19 validation users with a target among their candidates"):
         train_reranker(
             reranker, candidates.take(chosen), held_out.take(chosen.numpy()), vectors, Rerank(), seed=0, device=CPU
