@@ -192,17 +192,29 @@ def numbers(draw: Drawer, values: NDArray[np.float64], *, dates: bool) -> str:
 
 
 def reliability(draw: Drawer, calibration: Calibration) -> str:
-    """Observed share of positives by mean predicted probability, each with a 95% Wilson interval (Wilson, 1927)."""
+    """Observed share of positives by mean predicted probability, each with a 95% Wilson interval (Wilson, 1927).
+
+    Logarithmic where predictions span more than a power of ten; what was never observed then lies at the lower edge.
+    """
     predicted, observed = (np.array(values) for values in calibration.shares())
     count = np.array(calibration.counts(), dtype=np.float64)
     low, high = wilson(observed, count)
+    log = bool(0 < 10 * predicted.min() < predicted.max())
+    least = 0.5 * min(float(values[values > 0].min(initial=1.0)) for values in (predicted, observed)) if log else 0.0
+    most = min(1.0, (1.5 if log else 1.1) * max(float(predicted.max()), float(high.max())))
     with draw.axes(height=3.0) as (axes, finish):
-        most = min(1.0, 1.1 * max(float(predicted.max()), float(high.max())))
-        axes.plot([0, most], [0, most], color=GREY, linewidth=0.8, linestyle=(0, (3, 3)))
-        axes.vlines(predicted, low, high, color=BLUE, linewidth=1.4, alpha=0.6)
-        axes.scatter(predicted, observed, s=12 + 60 * count / count.max(), color=BLUE, linewidths=0)
-        axes.set(xlim=(0, most), ylim=(0, most), xlabel="mean predicted probability", ylabel="observed share")
-        return finish(f"observed by predicted probability in {len(count)} bins, error {calibration.ece:.4f}")
+        if log:
+            axes.set(xscale="log", yscale="log")
+        axes.plot([least, most], [least, most], color=GREY, linewidth=0.8, linestyle=(0, (3, 3)))
+        axes.vlines(predicted, np.maximum(low, least), high, color=BLUE, linewidth=1.4, alpha=0.6)
+        axes.scatter(
+            predicted, np.maximum(observed, least), s=8 + 24 * count / count.max(), color=BLUE, linewidths=0, zorder=3
+        )
+        axes.set(xlim=(least, most), ylim=(least, most), xlabel="mean predicted probability", ylabel="observed share")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(FuncFormatter(_percent))
+            axis.set_minor_formatter(NullFormatter())
+        return finish(f"observed by predicted probability in {len(count)} bins, error {calibration.ece:.4g}")
 
 
 def wilson(share: NDArray[np.float64], count: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -232,4 +244,9 @@ def _count(value: float, position: int | None = None) -> str:
 def _percent(value: float, position: int | None = None) -> str:
     """12%, 1.2%, 0.012%: two digits whatever the size."""
     percent = 100 * value
-    return f"{percent:.0f}%" if percent >= 10 or percent == round(percent) else f"{percent:.2g}%"
+    return f"{percent:.0f}%" if percent >= 10 or percent == round(percent) else f"{two_digits(percent)}%"
+
+
+def two_digits(value: float) -> str:
+    """The first two digits that count, never with an exponent: 0.000084."""
+    return np.format_float_positional(float(f"{value:.2g}"), trim="-")

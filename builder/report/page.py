@@ -57,7 +57,13 @@ def render(contents: Contents) -> tuple[str, tuple[Missing, ...]]:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"size": size, "share": share, "count": "{:,}".format, "points": "{:.4f}".format}
+    environment.filters |= {
+        "size": size,
+        "share": share,
+        "count": "{:,}".format,
+        "points": "{:.4f}".format,
+        "figure": charts.two_digits,
+    }
     environment.tests["missing"] = lambda found: isinstance(found, Missing)
     page = environment.get_template("page.html").render(
         head=_head(contents),
@@ -78,11 +84,13 @@ def _head(contents: Contents) -> dict[str, Any]:
         tiles.append((f"Recall@{at}", f"{figures[f'test_recall_at_{at}']:.4f}", "test users, exact search"))
         if f"test_ndcg_at_{at}" in figures:
             tiles.append((f"NDCG@{at}", f"{figures[f'test_ndcg_at_{at}']:.4f}", "test users, exact search"))
+    if at is not None and f"rerank_test_recall_at_{at}" in figures:
+        tiles.append(("Reranked", f"{figures[f'rerank_test_recall_at_{at}']:.4f}", f"Recall@{at} of test users"))
     if artifact is not None:
         manifest = artifact.manifest
         recall, held = manifest.recall, sum(manifest.index.bytes.values())
         tiles.append((f"Index recall@{recall.at}", f"{recall.measured:.4f}", f"target {recall.target:g}"))
-        tiles.append(("Index", size(held), f"{held / manifest.index.items:,.1f} bytes an item"))
+        tiles.append(("In memory", size(held), f"{held / manifest.index.items:,.1f} bytes an item"))
         facts += [
             ("version", str(artifact.version)),
             ("created", _moment(manifest.created)),
@@ -314,7 +322,7 @@ def _calibration(contents: Contents, draw: Drawer) -> Any:
             return Missing("Calibration", f"Cannot be read: {contents.unread['calibration']}")
         return Missing(
             "Calibration",
-            "The run has no task with calibrated probabilities; one with tasks in its retrieval.yaml measures them.",
+            "The run has no reranker, whose probabilities this would show: rerank in retrieval.yaml.",
             _command("train", "retrieval.yaml"),
         )
     return {
@@ -396,4 +404,4 @@ def size(count: float) -> str:
 def share(value: float) -> str:
     """A share as percent: one digit after the point from 1% on, two that count below."""
     percent = 100 * float(value)
-    return f"{percent:.1f}%" if percent >= 0.995 else f"{percent:.2g}%"
+    return f"{percent:.1f}%" if percent >= 0.995 else f"{charts.two_digits(percent)}%"

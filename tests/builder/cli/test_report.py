@@ -129,8 +129,8 @@ def test_a_page_with_everything(folder: Path, capsys: pytest.CaptureFixture[str]
     assert page.facts["data"]["interactions to train on"] == f"{len(run_folder.load(folder / 'run').dataset.train):,}"
 
     assert page.titles["calibration"] == ["click", "<b>buy</b>"]
-    assert "error 0.1000; 100 predictions in 2 bins" in page.text["calibration"]
-    assert "error 0.2500; 100 predictions in 2 bins" in page.text["calibration"]
+    assert "error 0.1; 100 predictions in 2 bins" in page.text["calibration"]
+    assert "error 0.25; 100 predictions in 2 bins" in page.text["calibration"]
 
     groups, files = page.tables["weight"]
     assert {row[0]: int(row[1].replace(",", "")) for row in groups[1:]} == {**manifest.index.bytes, "all": held}

@@ -55,8 +55,8 @@ def test_intervals() -> None:
 
 
 def style_of(svg: str, line: np.ndarray, colour: str) -> bool:
-    start = f'd="M {line[0, 0]:g} {-line[0, 1]:g}'
-    return any(start in path and colour in path for path in re.findall(r"<path[^>]*>", svg))
+    path = " L ".join(f"{x:g} {-y:g}" for x, y in line)
+    return any(f'd="M {path}"' in found and colour in found for found in re.findall(r"<path[^>]*>", svg))
 
 
 @pytest.mark.parametrize("log", [False, True])
@@ -145,7 +145,7 @@ def test_the_wilson_interval() -> None:
 def test_reliability() -> None:
     found = Calibration(predicted=(0.1, 0.5, None), observed=(0.2, 0.4, None), count=(100, 10, 0), ece=0.1)
     svg = charts.reliability(Drawer(), found)
-    assert "observed by predicted probability in 2 bins, error 0.1000" in svg
+    assert "observed by predicted probability in 2 bins, error 0.1" in svg
     two = [line for line in lines(svg) if len(line) == 2]
     diagonal = next(line for line in two if (line[0] != line[1]).all())
     whiskers = sorted((line for line in two if style_of(svg, line, "#1d5fbf")), key=lambda line: line[0, 0])
@@ -155,6 +155,25 @@ def test_reliability() -> None:
     assert linear(across, np.array([0.0, most, 0.1, 0.5]))
     upwards = np.concatenate([diagonal[:, 1], [y for line in whiskers for y in line[:, 1]]])
     assert linear(upwards, np.array([0.0, most, low[0], high[0], low[1], high[1]]))
+
+
+def test_small_probabilities_get_logarithmic_axes() -> None:
+    shares = (0.0001, 0.001, 0.01)
+    svg = charts.reliability(
+        Drawer(), Calibration(predicted=shares, observed=(0.0, 0.002, 0.01), count=(999,) * 3, ece=0)
+    )
+    whiskers = sorted((line for line in lines(svg) if style_of(svg, line, "#1d5fbf")), key=lambda line: line[0, 0])
+    assert linear(np.array([line[0, 0] for line in whiskers]), np.log(shares))
+    high = charts.wilson(np.array([0.0, 0.002, 0.01]), np.full(3, 999.0))[1]
+    assert linear(np.array([line[1, 1] for line in whiskers]), np.log(high))
+    assert {"0.1%", "1%"} <= set(words(svg))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.25, "0.25"), (0.000226, "0.00023"), (3e-9, "0.000000003"), (1, "1"), (0, "0"), (41.2, "41")]
+)
+def test_two_digits(value: float, text: str) -> None:
+    assert charts.two_digits(value) == text
 
 
 def test_charts_of_a_page_share_no_ids_and_refer_to_their_own() -> None:
