@@ -34,7 +34,8 @@ def command(run: Path, address: str | None, model: str, k: int, baselines: bool,
 
     Every item is a candidate but those the user already has (full ranking, no sampled metrics). Exact search ranks by
     the run's own vectors; --served asks a running server for the same, through the client, with the seen items
-    excluded. Baselines learn from the same interactions. Intervals are 95% bootstrap intervals over users.
+    excluded. Baselines learn from the same interactions. Intervals are 95% bootstrap intervals over users. The figures
+    are kept in RUN/evaluation.json for `builder report`, beside those of earlier calls with the same -k.
     """
     import numpy as np
 
@@ -67,8 +68,22 @@ def command(run: Path, address: str | None, model: str, k: int, baselines: bool,
     if as_json:
         figures = {name: _figures(summary) for name, summary in results.items()}
         click.echo(json.dumps({"run": str(run), "users": len(test), "k": k, "notes": notes, **figures}))
-        return
-    _show(f"{len(test):,} test users of {escape(str(run))}", results, notes, k)
+    else:
+        _show(f"{len(test):,} test users of {escape(str(run))}", results, notes, k)
+    if address is not None:
+        notes["served"] = f"{model} at {address}"
+    _keep(run, results, notes, len(test), k)
+
+
+def _keep(run: Path, results: dict[str, Summary], notes: dict[str, str], users: int, k: int) -> None:
+    """What was measured was shown: a folder that cannot be written to is no failure."""
+    from builder.errors import BuilderError
+    from builder.evaluation.stored import store
+
+    try:
+        store(run, results, notes, users=users, k=k)
+    except (OSError, BuilderError) as error:
+        click.echo(f"warning: not kept for builder report: {error}", err=True)
 
 
 def _baselines(trained: Any, k: int, notes: dict[str, str]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ COMMANDS = {
     "tune": "Choose other defaults for the newest version, for a recall.",
     "serve": "Serve a model repository with the stock Triton Inference Server.",
     "evaluate": "Measure Recall and NDCG of a run: exact and served.",
+    "report": "Write an HTML page about a run and its version.",
     "inspect": "Show what a version contains and check its files.",
     "query": "Ask a running server for recommendations.",
     "quickstart": "All of it: data, training, export, serving and queries.",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -30,8 +29,8 @@ def command(source: Path, repository: Path, model: str, recall: float | None, dr
 
     SOURCE is what the version was exported from: its held-out queries measure recall against exact search. Shows what
     less and more reach and fewer and more candidates find, and how long a search takes for one query on one thread. The
-    chosen defaults become those of the next version, which is otherwise equal; the version before stays, to return to.
-    Nothing is trained or built again.
+    chosen defaults become those of the next version, which is otherwise equal and keeps what was measured for `builder
+    report`; the version before stays, to return to. Nothing is trained or built again.
     """
     from builder.export.sources import read_source
     from builder.export.tune import tune
@@ -43,8 +42,8 @@ def command(source: Path, repository: Path, model: str, recall: float | None, dr
         figures = {
             "version": None if tuned.version is None else str(tuned.version),
             "recall": found.model_dump(),
-            "chosen": asdict(tuned.chosen),
-            "curve": [asdict(point) for point in tuned.curve],
+            "chosen": tuned.chosen.model_dump(),
+            "curve": [point.model_dump() for point in tuned.curve],
         }
         click.echo(json.dumps(figures))
     else:

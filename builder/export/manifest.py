@@ -60,10 +60,28 @@ class IndexStatistics(_Section):
     bytes: dict[str, int]
 
 
+class Point(_Section):
+    """What a setting measures. `reach`: where all items pass; `probes`: clusters that a query scans, on average;
+    `milliseconds`: of the search for one query on one thread, the least of three medians, on the curve's machine."""
+
+    reach: float
+    candidates: int
+    probes: float
+    recall: float
+    milliseconds: float
+
+
+class Curve(_Section):
+    """What other defaults of this index would find and cost, for the queries of `Recall`; `machine`: the processor."""
+
+    machine: str
+    points: tuple[Point, ...]
+
+
 class Manifest(_Section):
     """`vocabularies`: the string values of each string-valued item feature. `value`: the formula that orders results,
-    None for the weighted sum of the tasks. `diversity`: rules of the last selection, if any. `training`: figures of the
-    run, if any.
+    None for the weighted sum of the tasks. `diversity`: rules of the last selection, if any. `curve`: where `builder
+    tune` chose the defaults. `training`: figures of the run, if any.
     """
 
     format: int
@@ -79,6 +97,7 @@ class Manifest(_Section):
     diversity: Diversity | None = None
     index: IndexStatistics
     recall: Recall
+    curve: Curve | None = None
     training: dict[str, float]
     files: dict[str, FileEntry]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import platform
 from dataclasses import dataclass
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -26,26 +28,15 @@ from builder.export.calibrate import (
     median_milliseconds,
 )
 from builder.export.config import configured_processes
-from builder.export.manifest import MODEL_FILE, OPERATORS, Manifest, Recall, verify
+from builder.export.manifest import MODEL_FILE, OPERATORS, Curve, Manifest, Point, Recall, verify
 from builder.export.repository import check_target, find_version, write_version
 from builder.index.build import Step
 
 REACH = (-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5)  # beside the chosen one: the curve
+TURNS = 3  # of timing
 COMPARED = 16_384  # vectors at a time: 8 MiB of float32 at 128 dims
 SAME = 1e-3  # of a row's largest component; float16 rounds by half of that at most
 NOTHING = 2e-36  # a row of smaller components is stored as zero
-
-
-@dataclass(frozen=True)
-class Point:
-    """What a setting measures. `reach`: where all items pass; `probes`: clusters that a query scans, on average;
-    `milliseconds`: of the search for one query on one thread, median, on this machine."""
-
-    reach: float
-    candidates: int
-    probes: float
-    recall: float
-    milliseconds: float
 
 
 @dataclass(frozen=True)
@@ -69,10 +60,10 @@ def tune(
 ) -> Tuned:
     """Measure the newest version of `model` on the held-out queries of `source` and choose its defaults for `recall`.
 
-    The chosen defaults become those of the next version, which is otherwise the same; `write` False: nothing is
-    written. `recall`: above 0 and below 1; None: the version's own target. Raises `BuilderError` where `source` is not
-    what the version was exported from, where the version is damaged or of other operators, where its config.pbtxt
-    cannot be read, for another `recall`, and for what `write_version` raises.
+    The chosen defaults become those of the next version, which is otherwise the same and keeps the curve in its
+    manifest; `write` False: nothing is written. `recall`: above 0 and below 1; None: the version's own target. Raises
+    `BuilderError` where `source` is not what the version was exported from, where the version is damaged or of other
+    operators, where its config.pbtxt cannot be read, for another `recall`, and for what `write_version` raises.
     """
     if recall is not None and not 0 < recall < 1:
         raise BuilderError(f"got {recall}, expected a share above 0 and below 1", where="recall")
@@ -117,7 +108,7 @@ def tune(
     if not write:
         return Tuned(None, chosen, curve, measured)
     step("Writing the next version")
-    changed = _changed(manifest, found, measured, search)
+    changed = _changed(manifest, found, measured, Curve(machine=_processor(), points=curve), search)
     version = write_version(
         repository,
         model,
@@ -158,22 +149,37 @@ def _holds(search: Any, source: Source) -> bool:
 
 def _curve(search: Any, truth: Truth, chosen: Calibration, results: int, step: Step) -> tuple[Point, ...]:
     """Less and more reach with the chosen candidates, and fewer and more candidates with the chosen reach."""
-    settings = {(added, chosen.candidates) for added in REACH}
-    settings |= {(0.0, candidates_for(f, results, search.max_candidates)) for f in CANDIDATES}
-    reach = search.reach.clone()
+    wanted = {(added, chosen.candidates) for added in REACH}
+    wanted |= {(0.0, candidates_for(f, results, search.max_candidates)) for f in CANDIDATES}
+    settings, reach = sorted(wanted), search.reach.clone()
     done = step("Measuring settings")
     points = []
-    for added, candidates in sorted(settings):
+    for added, candidates in settings:
         search.reach, search.candidates = reach + added, candidates
-        recall, milliseconds = float(measure_recall(search, truth).mean()), median_milliseconds(search, truth.queries)
+        recall, probes = float(measure_recall(search, truth).mean()), round(mean_probes(search, truth), 1)
         at = round(chosen.reach[0] + added, 3)
-        points.append(Point(at, candidates, round(mean_probes(search, truth), 1), recall, milliseconds))
-        done(len(points) / len(settings))
+        points.append(Point(reach=at, candidates=candidates, probes=probes, recall=recall, milliseconds=np.inf))
+        done(len(points) / len(settings) / 2)
+    for turn in range(TURNS):  # the settings in turns, so that no one of them bears a busy moment of the machine
+        for number, (added, candidates) in enumerate(settings):
+            search.reach, search.candidates = reach + added, candidates
+            least = min(points[number].milliseconds, median_milliseconds(search, truth.queries))
+            points[number] = points[number].model_copy(update={"milliseconds": least})
+        done((1 + (turn + 1) / TURNS) / 2)
     search.reach, search.candidates = reach, chosen.candidates
     return tuple(points)
 
 
-def _changed(manifest: Manifest, found: Calibration, measured: Recall, search: Any) -> Manifest:
+def _processor() -> str:
+    """The model of the processor, as Linux names it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _changed(manifest: Manifest, found: Calibration, measured: Recall, curve: Curve, search: Any) -> Manifest:
     index = manifest.index.model_copy(
         update={
             "probes": found.probes,
@@ -191,5 +197,6 @@ def _changed(manifest: Manifest, found: Calibration, measured: Recall, search: A
             "torch": torch.__version__,
             "index": index,
             "recall": measured,
+            "curve": curve,
         }
     )

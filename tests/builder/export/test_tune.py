@@ -161,7 +161,7 @@ def test_everything_but_the_defaults_is_equal(shop: Shop, tuned: list[Tuned]) ->
     first, last = (json.loads((home / name / "manifest.json").read_text()) for name in ("1", "4"))
     for name in ("mean_probes", "candidates", "exact_rows", "reach"):
         del first["index"][name], last["index"][name]
-    assert {name for name in first if first[name] != last[name]} <= {"created", "files", "recall", "index"}
+    assert {name for name in first if first[name] != last[name]} <= {"created", "files", "recall", "curve", "index"}
     assert first["index"]["bytes"].pop("reach") > 0
     assert last["index"]["bytes"].pop("reach") == after.search.reach.nbytes
     assert first["index"] == last["index"]
@@ -208,6 +208,23 @@ def test_the_curve_is_what_the_network_finds_at_each_setting(shop: Shop, tuned: 
     for point in (by_reach[0], chosen, by_reach[-1]):
         measured = served_recall(version, shop, reach=point.reach - chosen.reach, candidates=point.candidates)
         assert point.recall == pytest.approx(measured, abs=0.005), point
+
+
+def test_the_version_keeps_its_curve(shop: Shop, tuned: list[Tuned]) -> None:
+    for found in tuned:
+        curve = read_manifest(written(found)).curve
+        assert curve is not None
+        assert curve.points == found.curve
+        assert curve.machine
+    assert read_manifest(shop.repository / "retrieval" / "1").curve is None
+
+
+def test_a_manifest_without_a_curve_is_read(shop: Shop, tuned: list[Tuned], tmp_path: Path) -> None:
+    """As those written before there were curves."""
+    raw = json.loads((written(tuned[0]) / "manifest.json").read_text())
+    assert raw.pop("curve")
+    (tmp_path / "manifest.json").write_text(json.dumps(raw))
+    assert read_manifest(tmp_path).curve is None
 
 
 def test_a_trial_writes_nothing_and_chooses_the_same(shop: Shop, tuned: list[Tuned]) -> None:
