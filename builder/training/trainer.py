@@ -24,7 +24,8 @@ from builder.training.batches import Batch, Batches, wire_features
 from builder.training.loss import expected_counts, sampled_softmax
 
 AT = 20  # recall and NDCG are measured among the first 20 results
-HIDE = 0.1
+HIDE = 0.1  # of each input, by its own lot
+HIDE_ALL = 0.02  # of examples: all inputs of the user
 CHECKPOINT_S = 300.0
 
 
@@ -65,7 +66,9 @@ class Trainer:
         self.dataset, self.settings, self.device = dataset, settings, device
         self.state = Progress()
         self._on_checkpoint, self._on_best = on_checkpoint, on_best
-        self._batches = Batches(dataset.train, dataset.user_columns, history=user_tower.history_length, hide=HIDE)
+        self._batches = Batches(
+            dataset.train, dataset.user_columns, history=user_tower.history_length, hide=HIDE, hide_all=HIDE_ALL
+        )
         popularity = np.bincount(dataset.train.items, minlength=len(dataset.catalogue)) / len(dataset.train)
         expected = expected_counts(torch.from_numpy(popularity).float(), settings.batch, settings.negatives)
         self._log_expected = expected.log().to(device)
