@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from builder import progress
@@ -143,10 +142,11 @@ class Trainer:
     def _step(self, batch: Batch, generator: torch.Generator) -> float:
         """One update; returns the loss."""
         drawn = torch.randint(len(self.item_tower), (self.settings.negatives,), generator=generator)
+        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))  # of dropout, which takes no generator
         batch = batch.to(self.device)
         positions = torch.cat([batch.items, drawn.to(self.device)])
         loss = sampled_softmax(
-            self._encode(batch),
+            self.user_tower.encode(batch.features, batch.history, batch.offsets),
             self.item_tower(positions),
             positions,
             self._log_expected[positions],
@@ -163,12 +163,6 @@ class Trainer:
         for optimizer in self._optimizers:
             optimizer.step()
         return value
-
-    def _encode(self, batch: Batch) -> Tensor:
-        """Users of a batch `[B, D]`, as `UserTower.forward` gives them for the same history."""
-        table = self.user_tower.history
-        summed = F.embedding_bag(batch.history + 1, table.weight, batch.offsets[:-1], mode="sum", sparse=table.sparse)
-        return self.user_tower.combine(batch.features, summed, batch.offsets.diff())
 
     @torch.no_grad()
     def measure(self, held_out: HeldOut) -> Quality:
