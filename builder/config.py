@@ -178,11 +178,32 @@ class Split(_Model):
 
 
 class Network(_Model):
-    """The two towers. `dims`: length of vectors. `history`: newest items read, 0 for none. `user_id`: an input."""
+    """The two towers. `dims`: length of vectors. `history`: newest items read, 0 for none. `user_id`: an input.
+
+    `pooling`: how a history becomes a vector, the mean of its items or self-attention over their order, with so many
+    `blocks` of so many `heads`; `dropout` in training.
+    """
 
     dims: int = Field(default=64, ge=4, le=4096)
     history: int = Field(default=50, ge=0, le=4096)
     user_id: bool = True
+    pooling: Literal["mean", "attention"] = "mean"
+    blocks: int = Field(default=1, ge=1, le=8)
+    heads: int = Field(default=2, ge=1, le=64)
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Network:
+        if self.pooling == "attention":
+            if not self.history:
+                raise ValueError("pooling: attention reads histories: set history above 0, or leave pooling out")
+            if self.dims % self.heads:
+                raise ValueError(f"got {self.dims} dims and {self.heads} heads, expected heads that divide dims")
+            return self
+        for name in ("blocks", "heads", "dropout"):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is of attention: set pooling: attention, or leave it out")
+        return self
 
 
 class Training(_Model):
@@ -317,6 +338,9 @@ class Config(_Model):
         if self.embeddings is None:
             if self.data.items is None:
                 raise ValueError("data.items is missing: the table of the catalogue")
+            interactions = self.data.interactions
+            if self.network.pooling == "attention" and interactions is not None and interactions.time is None:
+                raise ValueError("network.pooling: attention reads order: set data.interactions.time, or pooling: mean")
             if users is not None and (users.path is None or users.id is None):
                 raise ValueError("data.users needs path and id")
             taken = {feature.name for feature in users.features} if users else set()
@@ -330,6 +354,8 @@ class Config(_Model):
             set_for_training = {"split", "tasks", "training", "rerank"} & self.model_fields_set
             if set_for_training:
                 raise ValueError(f"embeddings are not trained: leave out {', '.join(sorted(set_for_training))}")
+            if self.network.pooling == "attention":
+                raise ValueError("network.pooling is of a tower that is trained here: leave it out")
             if self.embeddings.query is None and (users is not None or "network" in self.model_fields_set):
                 raise ValueError("data.users and network describe a user tower; set embeddings.query or leave them out")
             if users is not None and users.path is not None:

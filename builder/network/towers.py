@@ -1,8 +1,8 @@
 """The two towers: users and items as unit vectors of the same space (Yi et al. 2019, doi:10.1145/3298689.3346996).
 
-A user is the sum of what is known: an embedding of each feature (the user's id is one) and the mean embedding of the
-history, projected; an item is the sum of an embedding of its id and of each feature. Letters: B users, L history, D
-dims, N items, M items asked for.
+A user is the sum of what is known: an embedding of each feature (the user's id is one) and the history pooled into one
+vector (builder/network/history.py), projected; an item is the sum of an embedding of its id and of each feature.
+Letters: B users, L history, D dims, N items, M items asked for.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from builder.data.columns import CategoryColumn, Column, NumberColumn, TagsColumn
+from builder.network.history import AttentionPooling, MeanPooling
 from builder.network.vocabulary import Vocabulary, vocabulary_of
 from client.hashing import UNKNOWN_KEY
 
@@ -66,7 +67,8 @@ class UserTower(nn.Module):
     """What a user sends -> a unit vector `[B, D]`. Scriptable; holds no device.
 
     `columns`: the users' features in the order of the schema, which give vocabularies and scales. `ids` [N] int64: item
-    ids, ascending. A user of whom nothing is known gets a vector too, the same for all of them.
+    ids, ascending. `pooling`: of histories; the mean if None. A user of whom nothing is known gets a vector too, the
+    same for all of them.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class UserTower(nn.Module):
         *,
         dims: int,
         history_length: int,
+        pooling: MeanPooling | AttentionPooling | None = None,
     ) -> None:
         super().__init__()
         self.history_length = history_length
@@ -87,6 +90,7 @@ class UserTower(nn.Module):
         )
         self.items = Vocabulary(ids if history_length else ids[:0])
         self.history = table(len(self.items), dims)
+        self.pooling = MeanPooling() if pooling is None else pooling
         self.project = nn.Linear(dims, dims)
         nn.init.eye_(self.project.weight)
         nn.init.zeros_(self.project.bias)
@@ -95,11 +99,18 @@ class UserTower(nn.Module):
         """`features`: one `[B, 1]` a feature, int64 keys or floats; `history [B, L] int64` item ids -> `[B, D]`.
 
         Of a history the newest (rightmost) `history_length` entries that are no padding (-1) are read; ids that are
-        not in the catalogue are left out of their mean.
+        not in the catalogue are left out of them.
         """
         slots = self.items(self.newest(history))  # [B, L]
-        summed = F.embedding_bag(slots, self.history.weight, mode="sum", padding_idx=0)  # [B, D]
-        return self.combine(features, summed, (slots > 0).sum(1))
+        return self.combine(features, self.pooling(slots, self.history.weight))
+
+    def encode(self, features: list[Tensor], history: Tensor, offsets: Tensor) -> Tensor:
+        """As forward, for histories behind one another, as training has them -> `[B, D]`.
+
+        `history [P] int64` positions in the catalogue, row b's from `offsets[b]` to `offsets[b + 1]`, none longer than
+        `history_length`.
+        """
+        return self.combine(features, self.pooling.behind_one_another(history + 1, offsets, self.history))
 
     def newest(self, history: Tensor) -> Tensor:
         """`history [B, L]` with all but the newest `history_length` entries that are no padding set to -1."""
@@ -107,9 +118,9 @@ class UserTower(nn.Module):
         age = present.sum(1, keepdim=True) - present.cumsum(1)  # newer entries than this one
         return torch.where(age < self.history_length, history, -1)
 
-    def combine(self, features: list[Tensor], summed: Tensor, count: Tensor) -> Tensor:
-        """`features` as in forward, `summed [B, D]` history embeddings and how many, `count [B]` -> `[B, D]`."""
-        user = self.project(summed / count.clamp(min=1).unsqueeze(1))  # [B, D]
+    def combine(self, features: list[Tensor], pooled: Tensor) -> Tensor:
+        """`features` as in forward, `pooled [B, D]` history -> `[B, D]`."""
+        user = self.project(pooled)
         for i, encoder in enumerate(self.encoders):
             user = user + encoder(features[i])
         return F.normalize(user, dim=1)

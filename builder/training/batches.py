@@ -80,15 +80,18 @@ class Batches:
     """Draws batches from the training interactions.
 
     `hide`: share of a user's inputs that are replaced by "unknown", each by its own lot, so that the network learns
-    what to make of users it knows little about.
+    what to make of users it knows little about. `hide_all`: share of examples that hide all, the history too, so that
+    users of whom nothing is known are answered with what is popular.
     """
 
-    def __init__(self, events: Events, columns: Sequence[UserColumn], *, history: int, hide: float) -> None:
+    def __init__(
+        self, events: Events, columns: Sequence[UserColumn], *, history: int, hide: float, hide_all: float
+    ) -> None:
         self._events = events
         self._users = events.users
         self._columns = columns
         self._histories = Histories(events, history)
-        self._hide = hide
+        self._hide, self._hide_all = hide, hide_all
 
     def __len__(self) -> int:
         return len(self._events)
@@ -96,10 +99,12 @@ class Batches:
     def at(self, positions: Tensor, generator: torch.Generator) -> Batch:
         """The batch of the interactions at `positions [B] int64`; `generator` decides what is hidden."""
         rows = positions.numpy()
-        history = self._histories.at(rows)
+        nobody = torch.rand(len(rows), 1, generator=generator) < self._hide_all
+        history = _without(self._histories.at(rows), nobody.squeeze(1).numpy())
         features = [torch.from_numpy(array) for array in wire_features(self._columns, self._users[rows])]
         for feature in features:
             hidden = torch.rand(feature.shape, generator=generator) < self._hide
+            hidden |= nobody
             feature[hidden] = torch.nan if feature.is_floating_point() else UNKNOWN_KEY
         return Batch(
             features,
@@ -107,3 +112,9 @@ class Batches:
             torch.from_numpy(history.values.astype(np.int64)),
             torch.from_numpy(history.offsets),
         )
+
+
+def _without(lists: Lists, emptied: NDArray[np.bool_]) -> Lists:
+    """`lists` with those at `emptied` [N] made empty."""
+    lengths = np.where(emptied, 0, lists.lengths)
+    return Lists(np.concatenate([[0], np.cumsum(lengths)]), lists.values[~emptied[lists.owners]])

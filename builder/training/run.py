@@ -33,6 +33,7 @@ from builder.data.lists import Lists
 from builder.errors import BuilderError
 from builder.evaluation.calibration import reliability
 from builder.evaluation.metrics import quality
+from builder.network.history import AttentionPooling, MeanPooling
 from builder.network.neighbours import Neighbours
 from builder.network.rerank import Reranker
 from builder.network.towers import ItemTower, UserTower
@@ -281,12 +282,20 @@ def build_towers(config: Config, dataset: Dataset) -> tuple[UserTower, ItemTower
     """Towers with fresh weights. Users without a training interaction give no entry to vocabularies."""
     known = np.flatnonzero(np.diff(dataset.train.offsets))
     columns = tuple(take(column, known) for column in dataset.user_columns)
-    user_tower = UserTower(
-        columns, dataset.catalogue.ids, dims=config.network.dims, history_length=config.network.history
+    network = config.network
+    pooling = (
+        AttentionPooling(
+            network.dims, network.history, blocks=network.blocks, heads=network.heads, dropout=network.dropout
+        )
+        if network.pooling == "attention"
+        else MeanPooling()
     )
-    shared = user_tower.history if config.network.history else None
+    user_tower = UserTower(
+        columns, dataset.catalogue.ids, dims=network.dims, history_length=network.history, pooling=pooling
+    )
+    shared = user_tower.history if network.history else None
     catalogue = dataset.catalogue
-    return user_tower, ItemTower(catalogue.columns, len(catalogue), dims=config.network.dims, ids=shared)
+    return user_tower, ItemTower(catalogue.columns, len(catalogue), dims=network.dims, ids=shared)
 
 
 def build_reranker(config: Config, dataset: Dataset, neighbours: Tensor, weights: Tensor) -> Reranker:

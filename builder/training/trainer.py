@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from builder import progress
@@ -24,7 +23,8 @@ from builder.training.batches import Batch, Batches, wire_features
 from builder.training.loss import expected_counts, sampled_softmax
 
 AT = 20  # recall and NDCG are measured among the first 20 results
-HIDE = 0.1
+HIDE = 0.1  # of each input, by its own lot
+HIDE_ALL = 0.02  # of examples: all inputs of the user
 CHECKPOINT_S = 300.0
 
 
@@ -65,7 +65,9 @@ class Trainer:
         self.dataset, self.settings, self.device = dataset, settings, device
         self.state = Progress()
         self._on_checkpoint, self._on_best = on_checkpoint, on_best
-        self._batches = Batches(dataset.train, dataset.user_columns, history=user_tower.history_length, hide=HIDE)
+        self._batches = Batches(
+            dataset.train, dataset.user_columns, history=user_tower.history_length, hide=HIDE, hide_all=HIDE_ALL
+        )
         popularity = np.bincount(dataset.train.items, minlength=len(dataset.catalogue)) / len(dataset.train)
         expected = expected_counts(torch.from_numpy(popularity).float(), settings.batch, settings.negatives)
         self._log_expected = expected.log().to(device)
@@ -140,10 +142,11 @@ class Trainer:
     def _step(self, batch: Batch, generator: torch.Generator) -> float:
         """One update; returns the loss."""
         drawn = torch.randint(len(self.item_tower), (self.settings.negatives,), generator=generator)
+        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))  # of dropout, which takes no generator
         batch = batch.to(self.device)
         positions = torch.cat([batch.items, drawn.to(self.device)])
         loss = sampled_softmax(
-            self._encode(batch),
+            self.user_tower.encode(batch.features, batch.history, batch.offsets),
             self.item_tower(positions),
             positions,
             self._log_expected[positions],
@@ -160,12 +163,6 @@ class Trainer:
         for optimizer in self._optimizers:
             optimizer.step()
         return value
-
-    def _encode(self, batch: Batch) -> Tensor:
-        """Users of a batch `[B, D]`, as `UserTower.forward` gives them for the same history."""
-        table = self.user_tower.history
-        summed = F.embedding_bag(batch.history + 1, table.weight, batch.offsets[:-1], mode="sum", sparse=table.sparse)
-        return self.user_tower.combine(batch.features, summed, batch.offsets.diff())
 
     @torch.no_grad()
     def measure(self, held_out: HeldOut) -> Quality:

@@ -57,11 +57,16 @@ def test_round_trip(tmp_path: Path) -> None:
         ("netwerk: {}", "FILE, netwerk: unknown key.\n  Did you mean 'network'? Known: name, data, tasks, embeddings"),
         (
             "network: {dimz: 3}",
-            "FILE, network.dimz: unknown key.\n  Did you mean 'dims'? Known: dims, history, user_id.",
+            "FILE, network.dimz: unknown key.\n  Did you mean 'dims'? Known: dims, history, user_id, pool",
         ),
         ("network: {dims: '64'}", "FILE, network.dims: got '64', expected a valid integer"),
         ("network: {dims: true}", "FILE, network.dims: got True, expected a valid integer"),
         ("network: {dims: 1}", "FILE, network.dims: got 1, expected greater than or equal to 4"),
+        ("network: {pooling: max}", "FILE, network.pooling: got 'max', expected 'mean' or 'attention'"),
+        ("network: {pooling: attention, history: 0}", "FILE, network: pooling: attention reads histories: set history"),
+        ("network: {pooling: attention, dims: 32, heads: 3}", "FILE, network: got 32 dims and 3 heads, expected heads"),
+        ("network: {pooling: attention}", "FILE: network.pooling: attention reads order: set data.interactions.time"),
+        ("network: {dropout: 0.5}", "FILE, network: dropout is of attention: set pooling: attention, or leave it out"),
         ("training: {temperature: .nan}", "FILE, training.temperature: got nan, expected a finite number"),
         ("index: {clusters: many}", "FILE, index.clusters: got 'many', expected 'auto' or a valid integer"),
         ("index: {clusters: 2, probes: 3}", "FILE, index: probes 3 exceed clusters 2"),
@@ -183,6 +188,7 @@ def test_files_that_are_no_configuration(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        (GIVEN + "network: {pooling: attention}", "network.pooling is of a tower that is trained here: leave it out"),
         (GIVEN + "training: {epochs: 1}", "embeddings are not trained: leave out training"),
         (GIVEN + "network: {history: 3}", "set embeddings.query or leave them out"),
         (GIVEN + "data: {users: {features: []}}", "set embeddings.query or leave them out"),

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from builder.data.columns import CategoryColumn, NumberColumn, TagsColumn
 from builder.network import towers
+from builder.network.history import AttentionPooling
 from builder.network.towers import ItemTower, UserTower
 from client.hashing import UNKNOWN_KEY
 from client.schema import Feature
@@ -18,9 +19,13 @@ USER_COLUMNS = (
 LENGTH = 3
 
 
-def user_tower(seed: int = 0) -> UserTower:
+POOLINGS = ("mean", "attention")
+
+
+def user_tower(pooling: str = "mean", seed: int = 0) -> UserTower:
     torch.manual_seed(seed)
-    tower = UserTower(USER_COLUMNS, IDS, dims=4, history_length=LENGTH).eval()
+    attention = AttentionPooling(4, LENGTH, blocks=2, heads=2, dropout=0.5) if pooling == "attention" else None
+    tower = UserTower(USER_COLUMNS, IDS, dims=4, history_length=LENGTH, pooling=attention).eval()
     torch.nn.init.normal_(tower.project.weight)
     torch.nn.init.normal_(tower.project.bias)
     return tower
@@ -29,14 +34,17 @@ def user_tower(seed: int = 0) -> UserTower:
 def slow_user(tower: UserTower, user_id: int, age: float, history: list[int]) -> Tensor:
     """One user by the definition in the docstring."""
     newest = [item for item in history if item >= 0][-LENGTH:]
-    rows = [tower.history.weight[IDS.tolist().index(item) + 1] for item in newest if item in IDS]
-    mean = torch.stack(rows).mean(0) if rows else torch.zeros(4)
+    slots = [IDS.tolist().index(item) + 1 for item in newest if item in IDS]
+    if isinstance(tower.pooling, AttentionPooling):  # its formula has a slow reference in test_history.py
+        pooled = tower.pooling(torch.tensor([[0, *slots]]), tower.history.weight)[0]
+    else:
+        pooled = tower.history.weight[slots].mean(0) if slots else torch.zeros(4)
     category, number = tower.encoders
     known = [5, 6, 7]
     slot = known.index(user_id) + 1 if user_id in known else 0
     standard = (age - 30) / 10  # mean and standard deviation of the known ages
     inputs = torch.tensor([0.0, 1.0] if np.isnan(age) else [max(-5.0, min(5.0, standard)), 0.0])
-    vector = tower.project.weight @ mean + tower.project.bias
+    vector = tower.project.weight @ pooled + tower.project.bias
     vector = vector + category.embedding.weight[slot] + number.project.weight @ inputs
     return vector / vector.norm()
 
@@ -56,27 +64,50 @@ def inputs(cases: list[tuple[int, float, list[int]]]) -> tuple[list[Tensor], Ten
     return [torch.tensor(users)[:, None], torch.tensor(ages)[:, None]], torch.tensor(histories)
 
 
-def test_user_tower_against_its_definition() -> None:
-    tower = user_tower()
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_user_tower_against_its_definition(pooling: str) -> None:
+    tower = user_tower(pooling)
     found = tower(*inputs(CASES))
     assert found.dtype == torch.float32
     for row, case in zip(found, CASES, strict=True):
         torch.testing.assert_close(row, slow_user(tower, *case), rtol=1e-5, atol=1e-6)
 
 
-def test_user_tower_scripted() -> None:
-    tower = user_tower()
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_user_tower_scripted(pooling: str) -> None:
+    tower = user_tower(pooling)
     torch.testing.assert_close(torch.jit.script(tower)(*inputs(CASES)), tower(*inputs(CASES)))
 
 
-def test_rows_do_not_depend_on_one_another_or_on_padding() -> None:
-    tower = user_tower()
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_user_tower_holds_no_device(pooling: str) -> None:
+    """Tensors of the meta device meet no tensor of the CPU: torch would refuse to mix them."""
+    scripted = torch.jit.script(user_tower(pooling)).to("meta")
+    features, history = inputs(CASES)
+    assert scripted([feature.to("meta") for feature in features], history.to("meta")).is_meta
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("width", [8, 16, 64])
+def test_rows_do_not_depend_on_one_another_or_on_padding(pooling: str, width: int) -> None:
+    tower = user_tower(pooling)
     features, history = inputs(CASES)
     together = tower(features, history)
     for row in range(len(CASES)):
-        padded = F.pad(history[row : row + 1], (2, 3), value=-1)
+        padded = F.pad(history[row : row + 1], (2, width - 6), value=-1)
         alone = tower([feature[row : row + 1] for feature in features], padded)
-        torch.testing.assert_close(alone[0], together[row])
+        torch.testing.assert_close(alone[0], together[row], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_histories_behind_one_another(pooling: str) -> None:
+    tower = user_tower(pooling)
+    positions = [[3, 1], [], [0, 2, 2]]
+    histories = torch.tensor([[-1, 40, 20], [-1, -1, -1], [10, 30, 30]])
+    features, _ = inputs(CASES[:3])
+    flat = torch.tensor([position for history in positions for position in history])
+    found = tower.encode(features, flat, torch.tensor([0, 2, 2, 5]))
+    torch.testing.assert_close(found, tower(features, histories))
 
 
 @pytest.mark.parametrize("columns", [(), USER_COLUMNS])

@@ -44,7 +44,7 @@ COLUMNS = (
 
 def test_batch() -> None:
     given = events(0, timed=True)
-    batches = Batches(given, COLUMNS, history=5, hide=0.0)
+    batches = Batches(given, COLUMNS, history=5, hide=0.0, hide_all=0.0)
     assert len(batches) == 60
     positions = torch.tensor([40, 3, 17])
     batch = batches.at(positions, torch.Generator().manual_seed(0)).to(torch.device("cpu"))
@@ -59,7 +59,7 @@ def test_batch() -> None:
 
 
 def test_hidden_inputs() -> None:
-    batches = Batches(events(0, timed=True), COLUMNS, history=5, hide=0.25)
+    batches = Batches(events(0, timed=True), COLUMNS, history=5, hide=0.25, hide_all=0.0)
     generator = torch.Generator().manual_seed(0)
     hidden = np.zeros(2)
     for _ in range(200):
@@ -67,6 +67,25 @@ def test_hidden_inputs() -> None:
         hidden += [float((user_id == UNKNOWN_KEY).double().mean()), float(age.isnan().double().mean())]
     np.testing.assert_allclose(hidden / 200, 0.25, atol=0.02)
     assert COLUMNS[0].keys.min() == 50  # the columns themselves stay
+
+
+def test_users_of_whom_all_is_hidden() -> None:
+    batches = Batches(events(0, timed=True), COLUMNS, history=5, hide=0.0, hide_all=0.25)
+    plain = Batches(events(0, timed=True), COLUMNS, history=5, hide=0.0, hide_all=0.0)
+    generator = torch.Generator().manual_seed(0)
+    shown = plain.at(torch.arange(60), generator)
+    hidden = 0
+    for _ in range(200):
+        batch = batches.at(torch.arange(60), generator)
+        nobody = batch.features[0].squeeze(1) == UNKNOWN_KEY
+        hidden += int(nobody.sum())
+        assert torch.equal(batch.features[1].isnan().squeeze(1), nobody)
+        assert torch.equal(batch.items, shown.items)
+        for row in range(60):
+            history = batch.history[batch.offsets[row] : batch.offsets[row + 1]]
+            before = shown.history[shown.offsets[row] : shown.offsets[row + 1]]
+            assert history.tolist() == ([] if nobody[row] else before.tolist())
+    assert hidden / 12_000 == pytest.approx(0.25, abs=0.02)
 
 
 def test_wire_features() -> None:

@@ -1,4 +1,6 @@
+import dataclasses
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from builder.config import Config
 from builder.data.movielens import movielens_100k
@@ -15,8 +18,10 @@ from builder.data.synthetic import synthetic
 from builder.errors import BuilderError
 from builder.evaluation.exact import exact_search
 from builder.evaluation.metrics import quality
+from builder.network.history import AttentionPooling
 from builder.network.towers import SPARSE_ROWS
 from builder.training import checkpoint, run, trainer
+from client.hashing import UNKNOWN_KEY
 
 SETTINGS = {"training": {"epochs": 3, "batch": 256, "negatives": 64, "learning_rate": 0.01}}
 
@@ -103,11 +108,8 @@ def test_the_same_seed_gives_the_same_run(trained: Path, data: Path, tmp_path: P
     same(trained, run.train(config(data), tmp_path / "again", False))
 
 
-@pytest.mark.parametrize("checkpoints", [2, 6, 11])
-def test_a_killed_run_resumes_to_the_same_result(
-    checkpoints: int, trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Checkpoints come after every step here; the run is killed at some of them, between epochs and inside."""
+def kill(settings: Config, out: Path, checkpoints: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train, with a checkpoint after every step, and end it after so many."""
     saves = 0
     save = checkpoint.save
 
@@ -122,7 +124,15 @@ def test_a_killed_run_resumes_to_the_same_result(
         patch.setattr(trainer, "CHECKPOINT_S", 0.0)
         patch.setattr(run, "save", killing_save)
         with pytest.raises(KeyboardInterrupt):
-            run.train(config(data), tmp_path / "killed", False)
+            run.train(settings, out, False)
+
+
+@pytest.mark.parametrize("checkpoints", [2, 6, 11])
+def test_a_killed_run_resumes_to_the_same_result(
+    checkpoints: int, trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is killed at some checkpoints, between epochs and inside."""
+    kill(config(data), tmp_path / "killed", checkpoints, monkeypatch)
     with pytest.raises(BuilderError, match="the run is not finished"):
         run.load(tmp_path / "killed")
     same(trained, run.train(config(data), tmp_path / "killed", True))
@@ -154,6 +164,60 @@ def test_changed_data_is_noticed(tmp_path: Path) -> None:
         run.load(out)
     with pytest.raises(BuilderError, match="the data has changed since"):
         run.train(settings, out, True)
+
+
+@pytest.fixture(scope="module")
+def attentive(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    settings = config(data, network={"pooling": "attention", "blocks": 2}, training={"epochs": 2, "batch": 256})
+    return run.train(settings, tmp_path_factory.mktemp("runs") / "attention", False)
+
+
+def test_attention_is_trained_and_loaded(attentive: Path) -> None:
+    loaded = run.load(attentive)
+    assert isinstance(loaded.user_tower.pooling, AttentionPooling)
+    log = [json.loads(line) for line in (attentive / run.METRICS).read_text().splitlines()]
+    assert log[-1]["loss"] < log[0]["loss"] - 0.1
+    requests = loaded.held_out()
+    queries = loaded.queries(requests)
+    turned = dataclasses.replace(requests, history=np.flip(requests.history, 1).copy())
+    assert float((queries - loaded.queries(turned)).abs().max()) > 0.01
+    cut = dataclasses.replace(requests, history=requests.history[:, -5:])
+    padded = dataclasses.replace(requests, history=np.pad(cut.history, [(0, 0), (3, 0)], constant_values=-1))
+    torch.testing.assert_close(loaded.queries(padded), loaded.queries(cut), rtol=0, atol=1e-6)
+
+
+def test_attention_is_drawn_the_same_when_resumed(
+    attentive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dropout too."""
+    settings = run.load(attentive).config
+    kill(settings, tmp_path / "killed", 5, monkeypatch)
+    torch.manual_seed(99)
+    same(attentive, run.train(settings, tmp_path / "killed", True))
+
+
+def empty_request(loaded: run.TrainedRun) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """What a client sends that knows nothing of the user."""
+    features = [
+        torch.full((1, 1), UNKNOWN_KEY if feature.kind == "category" else math.nan) for feature in loaded.user_features
+    ]
+    return features, torch.full((1, 8), -1)
+
+
+def popular_and_found(loaded: run.TrainedRun) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Training interactions of each item, and all items in the order that an empty request gets from the scripted
+    tower."""
+    query = torch.jit.script(loaded.user_tower)(*empty_request(loaded)).detach().numpy()
+    popularity = np.bincount(loaded.dataset.train.items, minlength=len(loaded.catalogue))
+    return popularity, np.argsort(-(query @ loaded.item_vectors.T)[0])
+
+
+@pytest.mark.parametrize("pooling", ["mean", "attention"])
+def test_an_empty_request_gets_popular_items(pooling: str, tmp_path: Path) -> None:
+    data = synthetic(tmp_path / "data", users=600, items=1_000, seed=1)
+    settings = config(data, network={"pooling": pooling, "history": 10})
+    popularity, found = popular_and_found(run.load(run.train(settings, tmp_path / "run", False)))
+    assert popularity[found[:10]].min() > np.sort(popularity)[-101]
 
 
 @pytest.mark.parametrize("network", [{"history": 0}, {"user_id": False}, {"user_id": False, "history": 0}], ids=str)
@@ -191,14 +255,19 @@ def test_early_stopping(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_movielens_is_learned(real_data: Path, tmp_path: Path) -> None:
-    settings = Config.load(movielens_100k(real_data, tmp_path / "data"))
+@pytest.mark.parametrize("pooling", ["mean", "attention"])
+def test_movielens_is_learned(pooling: str, real_data: Path, tmp_path: Path) -> None:
+    settings = config(movielens_100k(real_data, tmp_path / "data"), network={"pooling": pooling}, training={})
     loaded = run.load(run.train(settings, tmp_path / "run", False))
     popularity = np.bincount(loaded.dataset.train.items, minlength=len(loaded.catalogue)).astype(np.float32)
     test = loaded.dataset.test
     popular, _ = exact_search(np.ones((len(test), 1)), popularity[:, None], 20, exclude=test.seen)
     baseline = quality(popular, test.targets)
     assert loaded.figures["test_recall_at_20"] > 0.22 > 1.5 * baseline.recall
+    counts, order = popular_and_found(loaded)
+    assert counts[order[:10]].min() > np.sort(counts)[-169]
+    # Of what the 100 most popular films could cover; .64 if users are not hidden whole.
+    assert counts[order[:100]].sum() > 0.85 * np.sort(counts)[-100:].sum()
 
 
 @pytest.mark.parametrize(
