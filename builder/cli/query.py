@@ -15,6 +15,8 @@ from builder.cli.options import json_option, model_option
 from client import Ranking, Retrieval, RetrievalClient, Schema
 from client.filters.text import parse_filter
 
+DEFAULT_RESULTS = 10
+
 
 @click.command()
 @click.option("--address", default="127.0.0.1:8001", show_default=True, help="host:port of the gRPC endpoint.")
@@ -25,7 +27,7 @@ from client.filters.text import parse_filter
 @click.option("--filter", "text", metavar="CONDITION", help="""E.g. 'F.genres.any_of("Drama") & (F.year >= 1990)'.""")
 @click.option("--exclude", metavar="ID,ID,...", help="Item ids never to return.")
 @click.option("--rank", "items", metavar="ID,ID,...", help="Score these items instead of searching.")
-@click.option("-k", type=click.IntRange(min=1), default=10, show_default=True, help="Results wanted.")
+@click.option("-k", type=click.IntRange(min=1), help="Results wanted [10; all that --rank names].")
 @click.option("--probes", type=click.IntRange(min=1), help="Clusters to probe [the artifact's].")
 @click.option("--candidates", type=click.IntRange(min=1), help="Candidates to rescore [the artifact's].")
 @click.option("--timeout", type=float, default=2.0, show_default=True, help="Seconds.")
@@ -39,7 +41,7 @@ def command(
     text: str | None,
     exclude: str | None,
     items: str | None,
-    k: int,
+    k: int | None,
     probes: int | None,
     candidates: int | None,
     timeout: float,
@@ -66,7 +68,7 @@ def command(
             query=_vector(query),
             filter=condition,
             exclude=_ids("--exclude", exclude),
-            k=k,
+            k=DEFAULT_RESULTS if k is None else k,
             probes=probes,
             candidates=candidates,
         )
