@@ -190,7 +190,7 @@ def rescore(query: Tensor, vectors: Tensor, scales: Tensor, rows: Tensor) -> Ten
         rows: [B, M] int32.
 
     Returns:
-        scores [B, M] float32, -inf where the row is outside 0 .. R - 1, as -1 is.
+        scores [B, M] float32, bit for bit those of `search`; -inf where the row is outside 0 .. R - 1, as -1 is.
     """
     scores: Tensor = torch.ops.silvertriton.rescore(query, vectors, scales, rows)
     return scores

@@ -9,7 +9,7 @@ with RetrievalClient("localhost:8001", model="retrieval", timeout=1.0) as client
 
 from client._client import RetrievalClient
 from client._codec import Codec
-from client._models import Hit, Request, Retrieval, Stats
+from client._models import Hit, Ranking, Request, Retrieval, Stats
 from client.errors import (
     ClientClosed,
     ConnectionFailed,
@@ -61,6 +61,7 @@ __all__ = [
     "Not",
     "Or",
     "Range",
+    "Ranking",
     "Request",
     "RequestError",
     "Retrieval",

@@ -11,7 +11,8 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from client._codec import Codec, Row
-from client._models import Request, Retrieval
+from client._models import Ranking, Request, Retrieval
+from client._ranking import RankingCodec, ranked_at_most
 from client.errors import (
     ClientClosed,
     DeadlineExceeded,
@@ -22,10 +23,11 @@ from client.errors import (
     invalid_value,
 )
 from client.filters.conditions import Condition
-from client.schema import Schema, Status
+from client.schema import RANKING_SUFFIX, Schema, Status
 from client.transport import ModelConfig, Transport
 
 SCHEMA_PARAMETER = "schema"
+SNAPSHOT_PARAMETER = "snapshot"  # the same for the retrieval model and the ranking model of one export
 
 
 class RetrievalClient:
@@ -58,6 +60,8 @@ class RetrievalClient:
             self._close_transport = own.close
         self._transport = transport
         self._codec: Codec | None = None
+        self._snapshot = ""  # of the model whose schema is in use
+        self._ranking: tuple[RankingCodec, str] | None = None  # and its snapshot
         self._max_batch = 1
         self._closed = False
 
@@ -128,6 +132,37 @@ class RetrievalClient:
         answered = iter(answers)
         return [row if isinstance(row, RequestError) else next(answered) for row in checked]
 
+    def rank(
+        self,
+        user: Mapping[str, Any] | None = None,
+        *,
+        items: Iterable[int],
+        history: Iterable[int] | None = None,
+        query: ArrayLike | None = None,
+        task_weights: Mapping[str, float] | None = None,
+        k: int | None = None,
+        timeout: float | None = None,
+    ) -> Ranking:
+        """Score given items for one user, as `retrieve` would score them, and return the best `k` (None: all).
+
+        `items`: item ids, any number of them. The other arguments are those of `Request`, and `timeout` in seconds.
+        The model asked is the ranking model of the same export, MODEL_rank.
+
+        Raises `RequestError` when the request is wrong, `SchemaMismatch` when both models are served but of different
+        exports, and any other `SilverTritonError` when the call fails.
+        """
+        deadline = self._deadline(timeout)
+        codec = self._connected_to_ranking(deadline)
+        inputs, ids = codec.encode(Request(user=user, history=history, query=query, task_weights=task_weights), items)
+        most = ranked_at_most(k, len(ids))
+        try:
+            started = perf_counter()
+            outputs = self._transport.infer(self._model + RANKING_SUFFIX, inputs, self._left(deadline))
+            return codec.decode(outputs, ids, most, perf_counter() - started)
+        except SchemaMismatch:
+            self._ranking = None
+            raise
+
     def close(self) -> None:
         """Close the connection. Later calls raise `ClientClosed`; closing again does nothing."""
         if not self._closed:
@@ -163,27 +198,52 @@ class RetrievalClient:
 
     def _connected(self, deadline: float) -> Codec:
         """The codec of the artifact's schema. Two threads may both read it: the work is wasted, the result the same."""
-        if self._closed:
-            raise ClientClosed(f"{self!r} was closed; make a new client")
+        self._require_open()
         codec = self._codec
         if codec is None:
             config = self._transport.model_config(self._model, self._left(deadline))
-            codec = Codec(self._read_schema(config))
+            codec = Codec(self._read_schema(self._model, config))
             self._max_batch = max(1, config.max_batch_size)
+            self._snapshot = config.parameters.get(SNAPSHOT_PARAMETER, "")
+            if self._ranking is not None and self._ranking[1] != self._snapshot:
+                self._ranking = None  # compared anew before its next use
             self._codec = codec
         return codec
 
-    def _read_schema(self, config: ModelConfig) -> Schema:
+    def _connected_to_ranking(self, deadline: float) -> RankingCodec:
+        """The codec of the ranking model. Where the retrieval model is used too, both must be of one snapshot."""
+        self._require_open()
+        ranking = self._ranking
+        if ranking is None:
+            model = self._model + RANKING_SUFFIX
+            config = self._transport.model_config(model, self._left(deadline))
+            schema, snapshot = self._read_schema(model, config), config.parameters.get(SNAPSHOT_PARAMETER, "")
+            if self._codec is not None and self._snapshot != snapshot:
+                self._codec = None  # it may have been replaced since it was read
+                self._connected(deadline)
+                if self._snapshot != snapshot:
+                    raise SchemaMismatch(
+                        f"{model!r} at {self._address} is of another export than {self._model!r} "
+                        f"(snapshots {snapshot[:12]!r} and {self._snapshot[:12]!r}); serve both of one"
+                    )
+            ranking = self._ranking = (RankingCodec(schema), snapshot)
+        return ranking[0]
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise ClientClosed(f"{self!r} was closed; make a new client")
+
+    def _read_schema(self, model: str, config: ModelConfig) -> Schema:
         text = config.parameters.get(SCHEMA_PARAMETER)
         if not text:
             raise SchemaMismatch(
-                f"model {self._model!r} at {self._address} has no parameter {SCHEMA_PARAMETER!r} in its configuration: "
+                f"model {model!r} at {self._address} has no parameter {SCHEMA_PARAMETER!r} in its configuration: "
                 "it is no SilverTriton artifact; check model="
             )
         try:
             return Schema.from_json(text)
         except SchemaError as error:
-            raise SchemaError(f"model {self._model!r} at {self._address}: {error}") from error
+            raise SchemaError(f"model {model!r} at {self._address}: {error}") from error
 
     def _deadline(self, timeout: float | None) -> float:
         return monotonic() + (self._timeout if timeout is None else _seconds(timeout))

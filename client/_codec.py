@@ -24,9 +24,11 @@ from client.hashing import UNKNOWN_KEY
 from client.schema import Schema, Status
 
 Tensors = dict[str, NDArray[Any]]
+Shapes = tuple[tuple[str, tuple[int, ...], np.dtype[Any]], ...]
+"""Outputs by name: shape beside the batch dimension, and dtype."""
 
 _NAN = float("nan")
-_LEAST_IDS = 8  # padded lengths start here: lone shapes are not batched together
+LEAST_IDS = 8  # padded lengths start here: lone shapes are not batched together
 _LEAST_WORDS = 16
 _NO_IDS = np.empty(0, np.int64)
 _NO_FILTER = np.zeros(2, np.int64)
@@ -41,6 +43,7 @@ _MEANINGS = {
     Status.EXCLUDE: "the excluded ids hold an id below -1",
     Status.TASK_WEIGHTS: "a task weight is infinite",
     Status.SEARCH: "probes or candidates are out of range",
+    Status.ITEMS: "the given items hold an id below -1",
 }
 
 
@@ -72,7 +75,7 @@ class Codec:
         self._tasks = {name: position for position, name in enumerate(schema.tasks)}
         self._default_weights = [_NAN] * len(schema.tasks)
         results, tasks = schema.max_results, len(schema.tasks)
-        self._outputs: tuple[tuple[str, tuple[int, ...], np.dtype[Any]], ...] = (
+        self._outputs: Shapes = (
             ("item_ids", (results,), np.dtype(np.int64)),
             ("scores", (results,), np.dtype(np.float32)),
             ("task_scores", (results, tasks), np.dtype(np.float32)),
@@ -136,9 +139,9 @@ class Codec:
         if self.schema.query_dims:
             tensors["query"] = np.array([row.query for row in rows], np.float32)
         elif self.schema.history_length:
-            tensors["history"] = _padded([row.history for row in rows], _LEAST_IDS, -1)
-        tensors["filter"] = _padded([row.program for row in rows], _LEAST_WORDS, 0)
-        tensors["exclude"] = _padded([row.exclude for row in rows], _LEAST_IDS, -1)
+            tensors["history"] = padded([row.history for row in rows], LEAST_IDS, -1)
+        tensors["filter"] = padded([row.program for row in rows], _LEAST_WORDS, 0)
+        tensors["exclude"] = padded([row.exclude for row in rows], LEAST_IDS, -1)
         tensors["task_weights"] = np.array([row.task_weights for row in rows], np.float32).reshape(batch, -1)
         tensors["search"] = np.array([row.search for row in rows], np.int32)
         return tensors
@@ -156,24 +159,13 @@ class Codec:
         follow the contract.
         """
         batch, tasks = len(wanted), self.schema.tasks
-        checked = []
-        for name, shape, dtype in self._outputs:
-            tensor = outputs.get(name)
-            if tensor is None:
-                raise SchemaMismatch(f"the model returned no output {name!r}; it is no SilverTriton artifact")
-            if tensor.shape != (batch, *shape) or tensor.dtype != dtype:
-                raise SchemaMismatch(
-                    f"output {name!r}: got {tensor.dtype} {list(tensor.shape)}, expected {dtype} {[batch, *shape]}; "
-                    "the artifact was replaced, or is none of SilverTriton"
-                )
-            checked.append(tensor)
-        ids, scores, task_scores, counts, statuses, stats = checked
+        ids, scores, task_scores, counts, statuses, stats = checked(outputs, batch, self._outputs)
         results: list[Retrieval | RequestError] = []
         for row, ((count,), (status,), (probed, passing, scanned, exact)) in enumerate(
             zip(counts.tolist(), statuses.tolist(), stats.tolist(), strict=True)
         ):
             if status:
-                results.append(_row_error(status))
+                results.append(row_error(status))
                 continue
             if not 0 <= count <= self.schema.max_results:
                 raise SchemaMismatch(f"output 'count': got {count}, expected 0 to {self.schema.max_results}")
@@ -218,7 +210,23 @@ class Codec:
         return values
 
 
-def _padded(rows: Sequence[NDArray[np.int64]], least: int, fill: int) -> NDArray[np.int64]:
+def checked(outputs: Mapping[str, NDArray[Any]], batch: int, expected: Shapes) -> list[NDArray[Any]]:
+    """The outputs in order. Raises `SchemaMismatch` unless they are there with these shapes and dtypes."""
+    tensors = []
+    for name, shape, dtype in expected:
+        tensor = outputs.get(name)
+        if tensor is None:
+            raise SchemaMismatch(f"the model returned no output {name!r}; it is no SilverTriton artifact")
+        if tensor.shape != (batch, *shape) or tensor.dtype != dtype:
+            raise SchemaMismatch(
+                f"output {name!r}: got {tensor.dtype} {list(tensor.shape)}, expected {dtype} {[batch, *shape]}; "
+                "the artifact was replaced, or is none of SilverTriton"
+            )
+        tensors.append(tensor)
+    return tensors
+
+
+def padded(rows: Sequence[NDArray[np.int64]], least: int, fill: int) -> NDArray[np.int64]:
     """[B, n] int64, n the power of two that holds the longest row, not below `least`."""
     width = max(least, 1 << (max(map(len, rows)) - 1).bit_length())
     table = np.full((len(rows), width), fill, np.int64)
@@ -255,7 +263,7 @@ def _query(query: ArrayLike | None, dims: int) -> NDArray[np.float32]:
     return vector
 
 
-def _row_error(status: int) -> RowStatusError:
+def row_error(status: int) -> RowStatusError:
     try:
         known = Status(status)
     except ValueError:

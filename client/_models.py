@@ -1,4 +1,4 @@
-"""What goes into a retrieval and what comes out of it."""
+"""What goes into a retrieval or a ranking and what comes out of it."""
 
 from __future__ import annotations
 
@@ -90,9 +90,7 @@ class Retrieval:
     @property
     def hits(self) -> list[Hit]:
         """The results as objects."""
-        names = self.task_names
-        rows = zip(self.item_ids.tolist(), self.scores.tolist(), self.task_scores.tolist(), strict=True)
-        return [Hit(item, score, dict(zip(names, tasks, strict=True))) for item, score, tasks in rows]
+        return _hits(self)
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -101,16 +99,67 @@ class Retrieval:
         return iter(self.hits)
 
     def __getitem__(self, position: int) -> Hit:
-        tasks = dict(zip(self.task_names, self.task_scores[position].tolist(), strict=True))
-        return Hit(int(self.item_ids[position]), float(self.scores[position]), tasks)
+        return _hit(self, position)
 
     def __repr__(self) -> str:
-        first = ", ".join(
-            f"{item}: {score:.4g}" for item, score in zip(self.item_ids[:3], self.scores[:3], strict=True)
-        )
-        more = ", ..." if len(self) > 3 else ""
         stats = self.stats
         return (
-            f"<Retrieval of {len(self)} [{first}{more}] in {self.latency * 1e3:.2f} ms, "
+            f"<Retrieval of {_shown(self)}, "
             f"{stats.clusters_probed} clusters, {stats.rows_scanned:,} of {stats.rows_passing:,} passing rows scanned>"
         )
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Ranking:
+    """Given items with their scores, best first: by score, then smaller id. An item given twice is there twice.
+
+    `item_ids` [count] int64, `scores` [count] float32, `task_scores` [count, T] float32 in the order of `task_names`;
+    `positions` [count] int64: where each stands among the given items. `unknown` [n] int64: the given ids that the
+    artifact does not have, in their order. `latency`: seconds from sending the tensors to having the answer.
+
+    Iterating, indexing and `hits` give `Hit` objects, made on demand; `len()` is `count`.
+    """
+
+    item_ids: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    task_scores: NDArray[np.float32]
+    task_names: tuple[str, ...]
+    positions: NDArray[np.int64]
+    unknown: NDArray[np.int64]
+    latency: float = field(default=0.0)
+
+    @property
+    def count(self) -> int:
+        return len(self.item_ids)
+
+    @property
+    def hits(self) -> list[Hit]:
+        """The items as objects."""
+        return _hits(self)
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+    def __iter__(self) -> Iterator[Hit]:
+        return iter(self.hits)
+
+    def __getitem__(self, position: int) -> Hit:
+        return _hit(self, position)
+
+    def __repr__(self) -> str:
+        return f"<Ranking of {_shown(self)}, {len(self.unknown)} unknown>"
+
+
+def _hits(of: Retrieval | Ranking) -> list[Hit]:
+    rows = zip(of.item_ids.tolist(), of.scores.tolist(), of.task_scores.tolist(), strict=True)
+    return [Hit(item, score, dict(zip(of.task_names, tasks, strict=True))) for item, score, tasks in rows]
+
+
+def _hit(of: Retrieval | Ranking, position: int) -> Hit:
+    tasks = dict(zip(of.task_names, of.task_scores[position].tolist(), strict=True))
+    return Hit(int(of.item_ids[position]), float(of.scores[position]), tasks)
+
+
+def _shown(of: Retrieval | Ranking) -> str:
+    first = ", ".join(f"{item}: {score:.4g}" for item, score in zip(of.item_ids[:3], of.scores[:3], strict=True))
+    return f"{len(of)} [{first}{', ...' if len(of) > 3 else ''}] in {of.latency * 1e3:.2f} ms"

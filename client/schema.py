@@ -13,7 +13,10 @@ from client.errors import SchemaError
 
 SCHEMA_VERSION = 1
 PROGRAM_VERSION = 1
-RESERVED_NAMES = frozenset({"history", "query", "filter", "exclude", "task_weights", "search", "self"})
+RESERVED_NAMES = frozenset({"history", "query", "filter", "exclude", "task_weights", "search", "items", "self"})
+
+RANKING_SUFFIX = "_rank"
+"""The ranking model of a retrieval model `name` is served as `name` + this."""
 
 Kind = Literal["category", "tags", "number", "date"]
 Values = Literal["integer", "string"]
@@ -31,6 +34,7 @@ class Status(IntEnum):
     EXCLUDE = 6
     TASK_WEIGHTS = 7
     SEARCH = 8
+    ITEMS = 9
 
 
 @dataclass(frozen=True)

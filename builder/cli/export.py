@@ -25,8 +25,13 @@ from builder.progress import stages
     show_default=True,
     help="Requests computed at once, on one copy of the index.",
 )
+@click.option(
+    "--rank/--no-rank", default=True, show_default=True, help="Export MODEL_rank too, which scores given items."
+)
 @json_option
-def command(source: Path, repository: Path, model: str, threads: int, instances: int, as_json: bool) -> None:
+def command(
+    source: Path, repository: Path, model: str, threads: int, instances: int, rank: bool, as_json: bool
+) -> None:
     """Export SOURCE as the next version of a model.
 
     \b
@@ -37,14 +42,16 @@ def command(source: Path, repository: Path, model: str, threads: int, instances:
 
     \b
     Writes REPOSITORY/MODEL/VERSION/{model.pt, model.py, libsilvertriton_ops.so, manifest.json} and
-    REPOSITORY/MODEL/config.pbtxt. A version appears whole or not at all.
+    REPOSITORY/MODEL/config.pbtxt, and the same for MODEL_rank. A version appears whole or not at all.
     """
     from builder.export.artifact import export
     from builder.export.manifest import read_manifest
     from builder.export.sources import read_source
 
     with stages() as step:
-        version = export(read_source(source), repository, model=model, threads=threads, instances=instances, step=step)
+        version = export(
+            read_source(source), repository, model=model, rank=rank, threads=threads, instances=instances, step=step
+        )
     manifest = read_manifest(version)
     recall, index = manifest.recall, manifest.index
     if as_json:

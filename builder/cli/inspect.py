@@ -74,7 +74,10 @@ def _show(manifest: Manifest, title: str) -> None:
         facts.add_row("user", ", ".join(names))
     for name, value in manifest.training.items():
         facts.add_row(name, f"{value:.4g}")
+    if manifest.ranks is not None:
+        facts.add_row("ranks for", f"version {manifest.ranks.version} of {manifest.ranks.model}")
     facts.add_row("fingerprint", str(manifest.fingerprint))
+    facts.add_row("snapshot", manifest.snapshot)
     console.print(facts)
     if schema.item_features:
         features = Table("item feature", "kind", "values", "filter", box=None, padding=(0, 2, 0, 0))

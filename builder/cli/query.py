@@ -12,8 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from builder.cli.options import json_option, model_option
-from client import Retrieval, RetrievalClient, Schema
+from client import Ranking, Retrieval, RetrievalClient, Schema
 from client.filters.text import parse_filter
+
+DEFAULT_RESULTS = 10
 
 
 @click.command()
@@ -24,7 +26,8 @@ from client.filters.text import parse_filter
 @click.option("--query", type=click.Path(path_type=Path), help=".npy file of one query vector [D].")
 @click.option("--filter", "text", metavar="CONDITION", help="""E.g. 'F.genres.any_of("Drama") & (F.year >= 1990)'.""")
 @click.option("--exclude", metavar="ID,ID,...", help="Item ids never to return.")
-@click.option("-k", type=click.IntRange(min=1), default=10, show_default=True, help="Results wanted.")
+@click.option("--rank", "items", metavar="ID,ID,...", help="Score these items instead of searching.")
+@click.option("-k", type=click.IntRange(min=1), help="Results wanted [10; all that --rank names].")
 @click.option("--probes", type=click.IntRange(min=1), help="Clusters to probe [the artifact's].")
 @click.option("--candidates", type=click.IntRange(min=1), help="Candidates to rescore [the artifact's].")
 @click.option("--timeout", type=float, default=2.0, show_default=True, help="Seconds.")
@@ -37,22 +40,35 @@ def command(
     query: Path | None,
     text: str | None,
     exclude: str | None,
-    k: int,
+    items: str | None,
+    k: int | None,
     probes: int | None,
     candidates: int | None,
     timeout: float,
     as_json: bool,
 ) -> None:
-    """Retrieve items for one user and print them."""
+    """Retrieve items for one user, or score given ones, and print them."""
     condition = parse_filter(text) if text else None
     with RetrievalClient(address, model=model, timeout=timeout) as client:
+        if items is not None:
+            if text or exclude or probes or candidates:
+                raise click.UsageError("--rank searches nothing: leave out --filter, --exclude, --probes, --candidates")
+            ranking = client.rank(
+                user=_user(features, client.schema),
+                history=_ids("--history", history),
+                query=_vector(query),
+                items=_ids("--rank", items) or [],
+                k=k,
+            )
+            _print_ranking(ranking, as_json)
+            return
         result = client.retrieve(
             user=_user(features, client.schema),
             history=_ids("--history", history),
             query=_vector(query),
             filter=condition,
             exclude=_ids("--exclude", exclude),
-            k=k,
+            k=DEFAULT_RESULTS if k is None else k,
             probes=probes,
             candidates=candidates,
         )
@@ -103,10 +119,25 @@ def _vector(path: Path | None) -> np.ndarray[Any, np.dtype[Any]] | None:
     return vector
 
 
+def _print_ranking(result: Ranking, as_json: bool) -> None:
+    if as_json:
+        answer = {"hits": _hits(result), "unknown": result.unknown.tolist(), "latency_ms": result.latency * 1e3}
+        click.echo(json.dumps(answer))
+        return
+    console = Console()
+    console.print(_table(result))
+    unknown = f"; unknown: {', '.join(map(str, result.unknown.tolist()))}" if len(result.unknown) else ""
+    console.print(f"{result.count} items ranked in {result.latency * 1e3:.2f} ms{unknown}")
+
+
+def _hits(result: Retrieval | Ranking) -> list[dict[str, Any]]:
+    return [{"item_id": hit.item_id, "score": hit.score, "tasks": hit.tasks} for hit in result]
+
+
 def _as_json(result: Retrieval) -> dict[str, Any]:
     stats = result.stats
     return {
-        "hits": [{"item_id": hit.item_id, "score": hit.score, "tasks": hit.tasks} for hit in result],
+        "hits": _hits(result),
         "stats": {
             "clusters_probed": stats.clusters_probed,
             "rows_passing": stats.rows_passing,
@@ -117,12 +148,16 @@ def _as_json(result: Retrieval) -> dict[str, Any]:
     }
 
 
-def _show(result: Retrieval) -> None:
+def _table(result: Retrieval | Ranking) -> Table:
     table = Table("", "item", "score", box=None, padding=(0, 2, 0, 0))
     for place, hit in enumerate(result, start=1):
         table.add_row(str(place), str(hit.item_id), f"{hit.score:.4f}")
+    return table
+
+
+def _show(result: Retrieval) -> None:
     console = Console()
-    console.print(table)
+    console.print(_table(result))
     stats = result.stats
     console.print(
         f"{result.count} results in {result.latency * 1e3:.2f} ms: {stats.rows_passing:,} items pass, "

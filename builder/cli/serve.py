@@ -75,5 +75,12 @@ def _verify(repository: Path) -> None:
     newest = [versions(repository, model)[-1] for model in models if versions(repository, model)]
     size = sum(entry.bytes for version in newest for entry in read_manifest(version).files.values())
     with step("Checking files", size, count=False) as current:
-        for version in newest:
-            verify(version, current.advance)
+        manifests = {version.parent.name: verify(version, current.advance) for version in newest}
+    for model, manifest in manifests.items():
+        ranks = manifest.ranks
+        if ranks and ranks.model in manifests and manifests[ranks.model].snapshot != manifest.snapshot:
+            click.echo(
+                f"warning: {model} ranks items of another version than {ranks.model} retrieves; "
+                "clients refuse to use both. Export them together",
+                err=True,
+            )

@@ -30,6 +30,7 @@ from builder.network.diversity import DiverseSelection
 from builder.network.items import ItemFeatures, number_names
 from builder.network.neighbours import Neighbours
 from builder.network.pipeline import Pipeline
+from builder.network.ranking import Ranking
 from builder.network.rerank import Reranker, Reranking, RetrievalScore
 from builder.network.search import Search
 from builder.network.value import ValueModel
@@ -74,16 +75,18 @@ def export(
     repository: Path,
     *,
     model: str = "retrieval",
+    rank: bool = True,
     threads: int = 1,
     instances: int = 1,
     step: Step = lambda description: lambda done: None,
 ) -> Path:
     """Build the index, choose its defaults, script the network and write the next version of `model`.
 
-    Returns the version directory. Raises `BuilderError` for settings that the catalogue cannot meet and for what
-    `write_version` raises; nothing is half-written.
+    `rank`: write the ranking model too, which scores given items, as the same version of `MODEL_rank`. Returns the
+    version directory. Raises `BuilderError` for settings that the catalogue cannot meet and for what `write_version`
+    raises; nothing is half-written.
     """
-    check_target(repository, model)
+    check_target(repository, model, ranked=rank)
     settings, items = source.settings, len(source.catalogue)
     if settings.clusters != "auto" and settings.clusters > items:
         raise BuilderError(
@@ -181,6 +184,7 @@ def export(
         scripted,
         schema,
         lambda files: _manifest(source, schema, statistics, calibration, files),
+        ranking=script(Ranking(pipeline), schema) if rank else None,
         threads=threads,
         instances=instances,
     )

@@ -1,4 +1,4 @@
-"""config.pbtxt: the artifact's inputs, outputs and schema in Triton's model configuration."""
+"""config.pbtxt: a network's inputs, outputs and schema in Triton's model configuration."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from tritonclient.grpc import model_config_pb2
 
 from builder.errors import BuilderError
 from builder.network.pipeline import OUTPUT_NAMES, input_names
+from builder.network.ranking import RANKING_OUTPUTS, ranking_names
 from client.schema import Schema
 
 MAX_BATCH = 64  # requests that the server may put into one call of the network
@@ -20,20 +21,31 @@ _INPUTS = {
     "exclude": ("TYPE_INT64", -1),
     "task_weights": ("TYPE_FP32", None),
     "search": ("TYPE_INT32", 2),
+    "items": ("TYPE_INT64", -1),
 }
 
 
-def model_config(schema: Schema, *, model: str, backend: str, threads: int, instances: int) -> str:
+def model_config(
+    schema: Schema,
+    *,
+    model: str,
+    backend: str,
+    threads: int,
+    instances: int,
+    snapshot: str,
+    ranks: str | None = None,
+) -> str:
     """Return config.pbtxt for `backend` ("python" or "pytorch").
 
     `instances`: how many requests, or batches of them, are computed at once; `threads`: torch threads of each. Both at
-    least 1.
+    least 1. `snapshot`: what is the same for all models of a snapshot. `ranks`: the retrieval model, in the
+    configuration of its ranking model.
     """
     config = model_config_pb2.ModelConfig(name=model, backend=backend, max_batch_size=MAX_BATCH)
-    for name in input_names(schema):
+    for name in input_names(schema) if ranks is None else ranking_names(schema):
         data_type, dims = _input_type(schema, name)
         config.input.add(name=name, data_type=model_config_pb2.DataType.Value(data_type), dims=[dims])
-    tasks, results = len(schema.tasks), schema.max_results
+    tasks, results = len(schema.tasks), schema.max_results if ranks is None else -1
     shapes = {
         "item_ids": ("TYPE_INT64", [results]),
         "scores": ("TYPE_FP32", [results]),
@@ -41,8 +53,9 @@ def model_config(schema: Schema, *, model: str, backend: str, threads: int, inst
         "count": ("TYPE_INT32", [1]),
         "status": ("TYPE_INT32", [1]),
         "stats": ("TYPE_INT32", [4]),
+        "known": ("TYPE_INT32", [-1]),
     }
-    for name in OUTPUT_NAMES:
+    for name in OUTPUT_NAMES if ranks is None else RANKING_OUTPUTS:
         data_type, shape = shapes[name]
         config.output.add(name=name, data_type=model_config_pb2.DataType.Value(data_type), dims=shape)
     # Batches form from requests that are waiting anyway; a delay would be paid in full by a lone client.
@@ -50,6 +63,9 @@ def model_config(schema: Schema, *, model: str, backend: str, threads: int, inst
     config.instance_group.add(count=instances, kind=model_config_pb2.ModelInstanceGroup.KIND_CPU)
     config.parameters["schema"].string_value = schema.to_json()
     config.parameters["fingerprint"].string_value = str(schema.fingerprint)
+    config.parameters["snapshot"].string_value = snapshot
+    if ranks is not None:
+        config.parameters["ranks"].string_value = ranks
     config.parameters["INTRA_OP_THREAD_COUNT"].string_value = str(threads)
     if backend == "pytorch":
         config.parameters["INFERENCE_MODE"].string_value = "true"

@@ -19,8 +19,13 @@ from client.schema import Feature
 def item_values(version: Path, manifest: Manifest, item: int) -> dict[str, Any]:
     """The id, cluster and feature values of an item; strings where the manifest has the vocabulary, else keys.
 
-    Raises `BuilderError` if the version does not have the item.
+    Raises `BuilderError` if the version does not have the item, or is of a ranking model.
     """
+    if manifest.ranks is not None:
+        raise BuilderError(
+            f"{version} is of a ranking model, which holds no features; ask version {manifest.ranks.version} of "
+            f"{manifest.ranks.model}"
+        )
     ops.load()
     network = torch.jit.load(str(version / MODEL_FILE), map_location="cpu")
     buffers = dict(network.named_buffers())

@@ -78,10 +78,19 @@ class Curve(_Section):
     points: tuple[Point, ...]
 
 
+class Ranks(_Section):
+    """The version whose items a ranking model scores: its model, its number, and the SHA-256 of its model.pt."""
+
+    model: str
+    version: int
+    sha256: str
+
+
 class Manifest(_Section):
     """`vocabularies`: the string values of each string-valued item feature. `value`: the formula that orders results,
     None for the weighted sum of the tasks. `diversity`: rules of the last selection, if any. `curve`: where `builder
-    tune` chose the defaults. `training`: figures of the run, if any.
+    tune` chose the defaults. `training`: figures of the run, if any. `ranks`: only in that of a ranking model, which is
+    otherwise that of its retrieval model but for `files` and the bytes of `index`.
     """
 
     format: int
@@ -100,6 +109,12 @@ class Manifest(_Section):
     curve: Curve | None = None
     training: dict[str, float]
     files: dict[str, FileEntry]
+    ranks: Ranks | None = None
+
+    @property
+    def snapshot(self) -> str:
+        """What is the same for the retrieval model and the ranking model of a snapshot, and for no others."""
+        return self.files[MODEL_FILE].sha256 if self.ranks is None else self.ranks.sha256
 
     def read_schema(self) -> Schema:
         return Schema.from_json(json.dumps(self.artifact_schema))

@@ -3,6 +3,7 @@
 REPOSITORY/MODEL/config.pbtxt              Python backend (the embedded server)
 REPOSITORY/MODEL/configs/pytorch.pbtxt     PyTorch backend, chosen with --model-config-name=pytorch
 REPOSITORY/MODEL/VERSION/{model.pt, model.py, libsilvertriton_ops.so, manifest.json}
+REPOSITORY/MODEL_rank/...                  the ranking model of the same snapshot, under the same version number
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,13 +22,23 @@ import torch
 
 from builder.errors import BuilderError
 from builder.export.config import model_config
-from builder.export.manifest import CODE_FILE, LIBRARY_FILE, MANIFEST, MODEL_FILE, FileEntry, Manifest, hash_file
+from builder.export.manifest import (
+    CODE_FILE,
+    LIBRARY_FILE,
+    MANIFEST,
+    MODEL_FILE,
+    FileEntry,
+    Manifest,
+    Ranks,
+    hash_file,
+)
 from builder.oplib import library_path
-from client.schema import Schema
+from client.schema import RANKING_SUFFIX, Schema
 
 # Copied, never imported here: it needs the server's own Python module.
 _SERVED_CODE = Path(__file__).parent.parent / "serving" / "triton_model.py"
 _PARTIAL = ".partial-"
+_CONFIGS = {"python": Path("config.pbtxt"), "pytorch": Path("configs", "pytorch.pbtxt")}
 _FREE_SPACE_RESERVE = 64 << 20  # bytes left free beside what is written
 
 
@@ -56,55 +68,126 @@ def write_version(
     schema: Schema,
     describe: Callable[[dict[str, FileEntry]], Manifest],
     *,
+    ranking: torch.jit.ScriptModule | None = None,
     threads: int = 1,
     instances: int = 1,
 ) -> Path:
     """Add the next version of a model to a repository and return its directory.
 
-    `describe` receives the hashes of the files and returns the manifest. Everything is written under a temporary name
-    and renamed when it is complete, so that a server or a crash never sees half a version. Raises `BuilderError` when
-    there is not enough space or the directory cannot be written; nothing is left behind then.
+    `describe` receives the hashes of the files and returns the manifest. `ranking` becomes the version of that number
+    of the ranking model. Everything is written under temporary names and renamed when it is complete, so that a server
+    or a crash never sees half a version; the ranking model's is renamed first. Raises `BuilderError` when there is not
+    enough space or a directory cannot be written; nothing is left behind then.
     """
-    check_target(repository, model)
-    home = repository / model
+    check_target(repository, model, ranked=ranking is not None)
+    networks = {model: scripted} if ranking is None else {model: scripted, model + RANKING_SUFFIX: ranking}
+    homes = [repository / name for name in networks]
     try:
-        with _lock(home):
-            _require_space(home, _artifact_bytes(scripted))
-            for leftover in home.glob(f"{_PARTIAL}*"):
-                shutil.rmtree(leftover, ignore_errors=True)
-            partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=home))
-            try:
-                _save(scripted, partial / MODEL_FILE)
-                shutil.copyfile(_SERVED_CODE, partial / CODE_FILE)
-                shutil.copyfile(library_path(), partial / LIBRARY_FILE)
-                files = {name: hash_file(partial / name) for name in (MODEL_FILE, CODE_FILE, LIBRARY_FILE)}
-                (partial / MANIFEST).write_text(describe(files).to_json())
+        with contextlib.ExitStack() as stack:
+            for home in homes:
+                stack.enter_context(_lock(home))
+                for leftover in home.glob(f"{_PARTIAL}*"):
+                    shutil.rmtree(leftover, ignore_errors=True)
+            _require_space(homes[0], sum(map(_artifact_bytes, networks.values())))
+            taken = [int(path.name) for name in networks for path in versions(repository, name)]
+            number = max(taken, default=0) + 1
+            written: list[tuple[Path, Path]] = []
+            for (name, network), home in zip(networks.items(), homes, strict=True):
+                partial = stack.enter_context(_partial(home))
+                files = _write_files(network, partial)
+                if name == model:
+                    manifest, ranks = describe(files), None
+                else:
+                    ranks = Ranks(model=model, version=number, sha256=manifest.snapshot)
+                    manifest = _of_ranking(manifest, ranks, files, network)
+                (partial / MANIFEST).write_text(manifest.to_json())
                 partial.chmod(0o755)  # mkdtemp's 0700 would lock out a server that runs as another user
                 _sync(partial)
-                existing = versions(repository, model)
-                version = home / str(int(existing[-1].name) + 1 if existing else 1)
-                _write_configs(home, partial, model, schema, threads, instances)
-                partial.rename(version)
-                return version
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
+                for backend, config in _CONFIGS.items():
+                    text = model_config(
+                        schema, model=name, backend=backend, threads=threads, instances=instances,
+                        snapshot=manifest.snapshot, ranks=None if ranks is None else model,
+                    )  # fmt: skip
+                    (partial / config.name).write_text(text)
+                written.append((partial, home / str(number)))
+            _publish(written[::-1])
+            return homes[0] / str(number)
     except OSError as error:
         raise BuilderError(f"cannot write a version of {model} into {repository}: {error}") from error
 
 
-def check_target(repository: Path, model: str) -> None:
-    """Raise `BuilderError` if no version can be written there, before an index is built for nothing."""
+def check_target(repository: Path, model: str, *, ranked: bool = False) -> None:
+    """Raise `BuilderError` if no version can be written there, before an index is built for nothing.
+
+    `ranked`: whether a version of the ranking model is written too.
+    """
     if not re.fullmatch(r"[A-Za-z0-9_-]+", model):
         raise BuilderError(
             f"model name {model!r}: use letters, digits, '_' and '-' only, as it is a directory and part of URLs"
         )
-    home = (repository / model).absolute()
-    existing = next(path for path in (home, *home.parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        reason = "is not writable" if existing.is_dir() else "is no directory"
+    if model.endswith(RANKING_SUFFIX):
+        raise BuilderError(f"model name {model!r}: names that end in {RANKING_SUFFIX} are those of ranking models")
+    rank = model + RANKING_SUFFIX
+    if not ranked and versions(repository, rank):
         raise BuilderError(
-            f"cannot write a version of {model} into {repository}: {existing} {reason}; choose another --repository"
+            f"{repository / rank} would stay with items of an earlier version of {model}",
+            remedy="Export both, or remove that folder first.",
         )
+    for home in [(repository / name).absolute() for name in ([model, rank] if ranked else [model])]:
+        existing = next(path for path in (home, *home.parents) if path.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK):
+            reason = "is not writable" if existing.is_dir() else "is no directory"
+            raise BuilderError(
+                f"cannot write a version of {model} into {repository}: {existing} {reason}; choose another --repository"
+            )
+
+
+@contextlib.contextmanager
+def _partial(home: Path) -> Iterator[Path]:
+    """A folder to write a version in; removed at the end, unless it was renamed."""
+    folder = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=home))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write_files(network: torch.jit.ScriptModule, folder: Path) -> dict[str, FileEntry]:
+    _save(network, folder / MODEL_FILE)
+    shutil.copyfile(_SERVED_CODE, folder / CODE_FILE)
+    shutil.copyfile(library_path(), folder / LIBRARY_FILE)
+    return {name: hash_file(folder / name) for name in (MODEL_FILE, CODE_FILE, LIBRARY_FILE)}
+
+
+def _of_ranking(
+    manifest: Manifest, ranks: Ranks, files: dict[str, FileEntry], network: torch.jit.ScriptModule
+) -> Manifest:
+    """The manifest of the ranking model beside that of the retrieval model."""
+    sizes: Counter[str] = Counter()
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        sizes[name.split(".")[0]] += tensor.nbytes
+    index = manifest.index.model_copy(update={"bytes": dict(sizes)})
+    return manifest.model_copy(update={"files": files, "index": index, "ranks": ranks})
+
+
+def _publish(written: list[tuple[Path, Path]]) -> None:
+    """Put the configurations in place, then rename the folders, in order; take back what was renamed if one fails.
+
+    All of them are complete, beside the new versions' files, before the first one takes its place.
+    """
+    for partial, version in written:
+        for config in _CONFIGS.values():
+            (version.parent / config).parent.mkdir(exist_ok=True)
+            os.replace(partial / config.name, version.parent / config)
+    renamed: list[Path] = []
+    try:
+        for partial, version in written:
+            partial.rename(version)
+            renamed.append(version)
+    except BaseException:
+        for version in renamed:
+            shutil.rmtree(version, ignore_errors=True)
+        raise
 
 
 @contextlib.contextmanager
@@ -144,17 +227,6 @@ def _save(scripted: torch.jit.ScriptModule, path: Path) -> None:
     with path.open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, _artifact_bytes(scripted) + _FREE_SPACE_RESERVE)
     scripted.save(str(path))
-
-
-def _write_configs(home: Path, partial: Path, model: str, schema: Schema, threads: int, instances: int) -> None:
-    """Both configurations are complete, beside the new version's files, before the first one takes its place."""
-    targets = {"python": home / "config.pbtxt", "pytorch": home / "configs" / "pytorch.pbtxt"}
-    for backend, path in targets.items():
-        text = model_config(schema, model=model, backend=backend, threads=threads, instances=instances)
-        (partial / path.name).write_text(text)
-    (home / "configs").mkdir(exist_ok=True)
-    for path in targets.values():
-        os.replace(partial / path.name, path)
 
 
 def _artifact_bytes(scripted: torch.jit.ScriptModule) -> int:

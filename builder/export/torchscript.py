@@ -1,4 +1,4 @@
-"""Scripts the pipeline and gives it a `forward` whose arguments are named as the artifact's inputs."""
+"""Scripts a network and gives it a `forward` whose arguments are named as the artifact's inputs."""
 
 from __future__ import annotations
 
@@ -13,23 +13,25 @@ import torch
 from builder import ops
 from builder.errors import ConfigError
 from builder.network.pipeline import Pipeline, forward_source
+from builder.network.ranking import Ranking, ranking_source
 from client.hashing import UNKNOWN_KEY
 from client.schema import Feature, Schema
 
 _SCRIPTING = threading.Lock()  # torch.jit.script is not safe on several threads at once
 
 
-def script(pipeline: Pipeline, schema: Schema) -> torch.jit.ScriptModule:
+def script(network: Pipeline | Ranking, schema: Schema) -> torch.jit.ScriptModule:
     """Script, not trace: tracing would bake in the device and the shapes of the example."""
     ops.load()
-    own_tower = isinstance(getattr(pipeline, "tower", None), torch.jit.ScriptModule)
+    own_tower = isinstance(getattr(network, "tower", None), torch.jit.ScriptModule)
+    source = ranking_source if isinstance(network, Ranking) else forward_source
     # TorchScript gives modules that look alike one type, which takes one forward for the life of the process. A class
     # of its own keeps this export apart from earlier ones.
-    alone = copy.copy(pipeline.eval())
-    alone.__class__ = type("Pipeline", (Pipeline,), {})
+    alone = copy.copy(network.eval())
+    alone.__class__ = type(type(network).__name__, (type(network),), {})
     with _SCRIPTING:
         scripted = torch.jit.script(alone)
-        scripted.define(forward_source(schema, own_tower=own_tower))
+        scripted.define(source(schema, own_tower=own_tower))
     return scripted
 
 

@@ -29,8 +29,9 @@ from builder.export.calibrate import (
 )
 from builder.export.config import configured_processes
 from builder.export.manifest import MODEL_FILE, OPERATORS, Curve, Manifest, Point, Recall, verify
-from builder.export.repository import check_target, find_version, write_version
+from builder.export.repository import check_target, find_version, versions, write_version
 from builder.index.build import Step
+from client.schema import RANKING_SUFFIX
 
 REACH = (-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5)  # beside the chosen one: the curve
 TURNS = 3  # of timing
@@ -67,8 +68,9 @@ def tune(
     """
     if recall is not None and not 0 < recall < 1:
         raise BuilderError(f"got {recall}, expected a share above 0 and below 1", where="recall")
+    ranked = bool(versions(repository, model + RANKING_SUFFIX))
     if write:
-        check_target(repository, model)
+        check_target(repository, model, ranked=ranked)
     path = find_version(repository, model)
     threads, instances = configured_processes(path.parent / "config.pbtxt")
     done = step("Reading the newest version")
@@ -80,6 +82,7 @@ def tune(
             remedy="Export it again: builder export",
         )
     ops.load()
+    ranking = _ranking(repository, model, path, manifest) if ranked and write else None
     network: Any = torch.jit.load(str(path / MODEL_FILE), map_location="cpu")
     search = network.search
     _check_same(search, source, path)
@@ -115,10 +118,20 @@ def tune(
         network,
         schema,
         lambda files: changed.model_copy(update={"files": files}),
+        ranking=ranking,  # it reads none of the defaults
         threads=threads,
         instances=instances,
     )
     return Tuned(version, chosen, curve, measured)
+
+
+def _ranking(repository: Path, model: str, version: Path, manifest: Manifest) -> torch.jit.ScriptModule:
+    """The ranking network of the same snapshot. Raises `BuilderError` where there is none, or it is damaged."""
+    path = find_version(repository, model + RANKING_SUFFIX, int(version.name))
+    if verify(path).snapshot != manifest.snapshot:
+        raise BuilderError(f"is of another snapshot than {version}", where=str(path), remedy="Export both again.")
+    network: torch.jit.ScriptModule = torch.jit.load(str(path / MODEL_FILE), map_location="cpu")
+    return network
 
 
 def _check_same(search: Any, source: Source, version: Path) -> None:

@@ -1,6 +1,7 @@
 """The feature values of items by row, carried in the artifact beside the index."""
 
 from collections.abc import Collection
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,15 @@ class ItemFeatures(nn.Module):
             if column.used:
                 read += [column(existing)]
         return read
+
+
+def used_numbers(items: ItemFeatures) -> ItemFeatures:
+    """Of `items` only what `read_numbers` reads."""
+    columns: dict[str, Tensor] = {}
+    for column in items.numbers:
+        if column.used:
+            columns[f"{items.used[len(columns)]}.values"] = cast(Tensor, column.values)
+    return ItemFeatures(columns, items.used)
 
 
 class _NumberColumn(nn.Module):

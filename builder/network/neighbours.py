@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 FEATURES = 5
-LIMIT = 8.0  # of a feature; they are of the order of 1
+LEAST = 1e-3  # added to weights before their logarithm; cosines of neighbours are mostly between .01 and 1
 
 
 class Neighbours(nn.Module):
@@ -23,30 +23,20 @@ class Neighbours(nn.Module):
     def __init__(self, rows: Tensor, weights: Tensor, *, history: int) -> None:
         super().__init__()
         self.history = history
-        self.limit = LIMIT  # TorchScript reads no global
+        self.least = LEAST  # TorchScript reads no global
         self.register_buffer("rows", rows)
         self.register_buffer("weights", weights)
 
     def forward(self, history: Tensor, rows: Tensor, scores: Tensor, ids: Tensor, item_rows: Tensor) -> Tensor:
-        """Features of candidates beside the others of their request.
+        """Features of candidates, each one's its own: they do not depend on what else is asked about.
 
         `history [B, L] int64` item ids; `rows [B, M] int32`, -1 for none; `scores [B, M]` of the search, finite;
-        `ids [R] int64` and `item_rows [N] int32` of the index. Returns `[B, M, 5]`: the score, the summed and the
-        largest weight of an edge from the history, each standardised over the candidates, and the logarithms of both
-        weights by their mean.
+        `ids [R] int64` and `item_rows [N] int32` of the index. Returns `[B, M, 5]`: the score, the summed weight of the
+        edges from the history by the root of its length, the largest weight, and the logarithms of sum and largest.
         """
         sums, maxima = torch.ops.silvertriton.neighbour_scores(
             history, rows, ids, item_rows, self.rows, self.weights, self.history
         )
-        real = (rows >= 0).to(torch.float32)
-        count = real.sum(1, keepdim=True).clamp(min=1)
-        features = [self.standard(scores, real, count)]
-        for weight in [sums, maxima]:
-            mean = ((weight * real).sum(1, keepdim=True) / count).clamp(min=1e-6)
-            features += [self.standard(weight, real, count), torch.log((weight + 1e-3 * mean) / mean)]
-        return torch.stack(features, dim=2).clamp(-self.limit, self.limit) * real.unsqueeze(2)
-
-    def standard(self, values: Tensor, real: Tensor, count: Tensor) -> Tensor:
-        """`values [B, M]` less their mean over real candidates, by their standard deviation."""
-        centred = (values - (values * real).sum(1, keepdim=True) / count) * real
-        return centred / ((centred * centred).sum(1, keepdim=True) / count).sqrt().clamp(min=1e-6)
+        length = (history >= 0).sum(1, keepdim=True).clamp(1, max(self.history, 1)).to(sums.dtype)
+        logs = [torch.log10(weights + self.least) for weights in [sums, maxima]]
+        return torch.stack([scores, sums / length.sqrt(), maxima, logs[0], logs[1]], dim=2)

@@ -14,6 +14,7 @@ from builder.network.value import ValueModel
 from client.schema import Schema, Status
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+INPUTS = ("filter", "exclude", "task_weights", "search")  # beside those of the user
 OUTPUT_NAMES = ("item_ids", "scores", "task_scores", "count", "status", "stats")
 
 
@@ -48,14 +49,8 @@ class Pipeline(nn.Module):
 
     @torch.jit.export
     def check_user(self, features: list[Tensor], history: Tensor) -> Tensor:
-        """Status `[B] int32` of the user's inputs: features `[B, 1]` each, history `[B, L] int64`."""
-        infinite = torch.zeros(history.size(0), dtype=torch.bool, device=history.device)
-        for feature in features:
-            if feature.is_floating_point():
-                infinite = infinite | torch.isinf(feature).any(1)
-        return first_status(
-            flag(infinite, Status.USER_FEATURE.value), flag((history < -1).any(1), Status.HISTORY.value)
-        )
+        """See `user_status`."""
+        return user_status(features, history)
 
     @torch.jit.export
     def retrieve(
@@ -84,28 +79,46 @@ class Pipeline(nn.Module):
         return item_ids, scores, tasks, count.unsqueeze(1), status.unsqueeze(1), stats
 
 
+def user_status(features: list[Tensor], history: Tensor) -> Tensor:
+    """Status `[B] int32` of the user's inputs: features `[B, 1]` each, history `[B, L] int64`."""
+    infinite = torch.zeros(history.size(0), dtype=torch.bool, device=history.device)
+    for feature in features:
+        if feature.is_floating_point():
+            infinite = infinite | torch.isinf(feature).any(1)
+    return first_status(flag(infinite, Status.USER_FEATURE.value), flag((history < -1).any(1), Status.HISTORY.value))
+
+
+def user_inputs(schema: Schema) -> tuple[str, ...]:
+    """The inputs that say for whom: the query vector, or user features and history."""
+    if schema.query_dims:
+        return ("query",)
+    history = ("history",) if schema.history_length else ()
+    return (*(feature.name for feature in schema.user_features), *history)
+
+
 def input_names(schema: Schema) -> tuple[str, ...]:
     """The inputs of an artifact, in the order of forward's arguments and of config.pbtxt."""
-    if schema.query_dims:
-        user: tuple[str, ...] = ("query",)
-    else:
-        history = ("history",) if schema.history_length else ()
-        user = (*(feature.name for feature in schema.user_features), *history)
-    return (*user, "filter", "exclude", "task_weights", "search")
+    return (*user_inputs(schema), *INPUTS)
 
 
 def forward_source(schema: Schema, *, own_tower: bool) -> str:
-    """TorchScript source of `forward`: one argument an input, because Triton binds inputs to arguments by name.
+    """TorchScript source of `Pipeline.forward`; `own_tower`: the tower is a TorchScript module of the user's own."""
+    return source_of(schema, "retrieve", INPUTS, own_tower=own_tower, status="search.new_zeros(search.size(0))")
 
-    `own_tower`: the tower is a TorchScript module of the user's own. Local names begin with '_', as no feature does,
-    and modules are not named, so that a feature may be called "status" or "torch".
+
+def source_of(schema: Schema, method: str, inputs: tuple[str, ...], *, own_tower: bool, status: str) -> str:
+    """TorchScript source of a `forward`: one argument an input, because Triton binds inputs to arguments by name.
+
+    It calls `method` with the query, the history, the user's status and `inputs`, the first of which is `[B, n] int64`.
+    `status`: what the status of a query vector begins with. Local names begin with '_', as no feature does, and modules
+    are not named, so that a feature may be called "status" or "torch".
     """
-    arguments = ", ".join(f"{name}: Tensor" for name in input_names(schema))
+    arguments = ", ".join(f"{name}: Tensor" for name in (*user_inputs(schema), *inputs))
     lines = [f"def forward(self, {arguments}):"]
-    history = "history" if schema.history_length else "filter[:, :1] * 0 - 1"
+    history = "history" if schema.history_length else f"{inputs[0]}[:, :1] * 0 - 1"
     lines.append(f"    _history = {history}")
     if schema.query_dims:
-        lines.append("    _status = search.new_zeros(search.size(0))")
+        lines.append(f"    _status = {status}")
         lines.append("    _query = query")
     else:
         features = [feature.name for feature in schema.user_features]
@@ -118,5 +131,5 @@ def forward_source(schema: Schema, *, own_tower: bool) -> str:
             lines.append(f"    _query = self.tower({', '.join(named)})")
         else:
             lines.append("    _query = self.tower(_features, _history)")
-    lines.append("    return self.retrieve(_query, _history, _status, filter, exclude, task_weights, search)")
+    lines.append(f"    return self.{method}(_query, _history, _status, {', '.join(inputs)})")
     return "\n".join(lines) + "\n"

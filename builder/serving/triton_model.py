@@ -35,7 +35,11 @@ class TritonPythonModel:
         self.device = torch.device(device)
         instances = sum(group["count"] for group in config["instance_group"] if group["kind"] == "KIND_CPU")
         path = os.path.join(version, "model.pt")
-        if device == "cpu" and instances > 1:
+        if device == "cpu" and "ranks" in parameters:  # what it has in common with the retrieval model is that's file
+            models = os.path.dirname(os.path.abspath(args["model_repository"]))
+            ranked = os.path.join(models, parameters["ranks"], args["model_version"], "model.pt")
+            self.network = load_shared(path, *([ranked] if os.path.exists(ranked) else []))
+        elif device == "cpu" and instances > 1:
             self.network = load_shared(path)
         else:  # alone, it keeps the index in memory of its own: a mapped file has no huge pages
             self.network = torch.jit.load(path, map_location=self.device)
@@ -76,19 +80,23 @@ class TritonPythonModel:
         return [output.cpu().numpy() for output in outputs]
 
 
-def load_shared(path):
-    """Load a network whose large tensors are one copy in memory for all processes that load it so."""
+def load_shared(path, *others):
+    """Load a network whose large tensors are one copy in memory for all processes that load it so.
+
+    `others`: files that may hold some of its tensors; those become one copy with what is loaded from there.
+    """
     with open(path, "rb") as file:
         # They load one after the other: each has a copy of its own until it shares.
         with contextlib.suppress(OSError):  # not every file system locks
             fcntl.flock(file, fcntl.LOCK_EX)
         network = torch.jit.load(path, map_location="cpu")
-        share(network, path)
+        for file_of_tensors in (path, *others):
+            share(network, file_of_tensors)
     return network
 
 
 def share(network, path):
-    """Give the large tensors of `network`, loaded from `path`, up for the same bytes mapped from that file.
+    """Give the large tensors of `network` up for the same bytes mapped from the file `path`.
 
     However many processes do so, they hold them once, in the page cache. A tensor whose bytes are no record of the
     file stays as it is.

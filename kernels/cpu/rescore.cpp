@@ -8,6 +8,7 @@
 #include "parallel.h"
 #include "rows.h"
 #include "silvertriton/instruction_set.h"
+#include "silvertriton/order.h"
 
 namespace silvertriton::cpu {
 namespace {
@@ -31,10 +32,11 @@ void rescore(const float* query, const RowVectors& vectors, const int32_t* rows,
             vectors, end - begin, [&](int64_t i) { return exists(begin + i) ? rows[begin + i] : int64_t{0}; },
             [&](int64_t i, int64_t row) {
                 const int64_t at = begin + i;
-                scores[at] = exists(at) ? isa.dot_row(vectors.vectors + row * dims,
-                                                      padded.data() + at / candidates * width, dims) *
-                                              vectors.scales[row]
-                                        : -std::numeric_limits<float>::infinity();
+                scores[at] = -std::numeric_limits<float>::infinity();
+                if (!exists(at)) return;
+                const float* of_request = padded.data() + at / candidates * width;
+                const float score = isa.dot_row(vectors.vectors + row * dims, of_request, dims) * vectors.scales[row];
+                scores[at] = score_of(sortable(score));  // as search has it: no NaN, no -0
             });
     });
 }

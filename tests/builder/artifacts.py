@@ -42,10 +42,12 @@ def listing(folder: Path) -> list[str]:
 
 
 def version_listing(*numbers: int, model: str = "retrieval") -> list[str]:
-    """What a repository of one model holds when these versions were written whole, and nothing else."""
-    names = [model, f"{model}/config.pbtxt", f"{model}/configs", f"{model}/configs/pytorch.pbtxt"]
-    for number in numbers:
-        names += [f"{model}/{number}", *(f"{model}/{number}/{name}" for name in VERSION_FILES)]
+    """What a repository of one model and its ranking model holds when these versions were written whole."""
+    names = []
+    for home in (model, f"{model}_rank"):
+        names += [home, f"{home}/config.pbtxt", f"{home}/configs", f"{home}/configs/pytorch.pbtxt"]
+        for number in numbers:
+            names += [f"{home}/{number}", *(f"{home}/{number}/{name}" for name in VERSION_FILES)]
     return sorted(names)
 
 
@@ -89,6 +91,11 @@ def ask(version: Path, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
     with torch.inference_mode():
         outputs: tuple[Tensor, ...] = torch.jit.load(str(version / "model.pt"))(**inputs)
     return outputs
+
+
+def ask_ranking(version: Path, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    """Run the ranking model of a version in this process: scores, task_scores, known, status."""
+    return ask(version.parents[1] / f"{version.parent.name}_rank" / version.name, inputs)
 
 
 def exact(vectors: np.ndarray, query: np.ndarray, k: int, ids: np.ndarray | None = None) -> list[int]:

@@ -10,7 +10,8 @@ import client
 PUBLIC = """
     AllOf And AnyOf ClientClosed Codec Condition ConnectionFailed DeadlineExceeded F Feature Hit InvalidValue
     LimitExceeded
-    ModelConfig ModelUnavailable Not Or Range Request RequestError Retrieval RetrievalClient RowStatusError Schema
+    ModelConfig ModelUnavailable Not Or Range Ranking Request RequestError Retrieval RetrievalClient RowStatusError
+    Schema
     SchemaError SchemaMismatch ServerError SilverTritonError Stats Status Transport Unknown UnknownName compile_filter
     everything matches
 """

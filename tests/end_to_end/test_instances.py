@@ -32,7 +32,8 @@ def vectors() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def repository(vectors: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Models "many" of three instances, "one" of one and the same files, and "small" of next to no index."""
+    """Models "many" of three instances, "many_rank", which ranks for it, of three more, "one" of one instance and the
+    files of "many", and "small" of next to no index."""
     folder = tmp_path_factory.mktemp("instances")
     np.save(folder / "queries.npy", vectors[:20])
     index = f"index: {{results: 10, clusters: 4, probes: 2, candidates: 64, code_dims: {DIMS}}}\n"
@@ -44,7 +45,7 @@ def repository(vectors: np.ndarray, tmp_path_factory: pytest.TempPathFactory) ->
     text = text.replace('name: "many"', 'name: "one"').replace(f"count: {INSTANCES}\n", "count: 1\n")
     (repository / "one" / "config.pbtxt").write_text(text)
     np.save(folder / "small.npy", np.eye(4, dtype=np.float32))
-    export(read_source(folder / "small.npy"), repository, model="small")
+    export(read_source(folder / "small.npy"), repository, model="small", rank=False)
     return repository
 
 
@@ -84,7 +85,10 @@ def test_instances_need_one_copy_of_the_index(server: StockServer, repository: P
     copy = sum(read_manifest(repository / "many" / "1").index.bytes.values())
     assert copy > 75e6
     answers(server, "many", np.ones((20, DIMS), np.float32))
-    small, one, many = (memory_of(server, model) for model in ("small", "one", "many"))
-    assert (len(small), len(one), len(many)) == (1, 1, INSTANCES)
+    with RetrievalClient(server.url, model="many", timeout=30.0) as client:
+        for _ in range(20):
+            assert client.rank(query=np.ones(DIMS, np.float32), items=range(ITEMS)).count == ITEMS
+    small, one, many, rank = (memory_of(server, model) for model in ("small", "one", "many", "many_rank"))
+    assert (len(small), len(one), len(many), len(rank)) == (1, 1, INSTANCES, INSTANCES)
     assert one[0] - small[0] > 0.9 * copy
-    assert sum(many) - INSTANCES * small[0] < 1.5 * copy
+    assert sum(many) + sum(rank) - 2 * INSTANCES * small[0] < 1.5 * copy

@@ -217,11 +217,12 @@ def scan_scores(
 
 
 def rescore(query: np.ndarray, vectors: np.ndarray, scales: np.ndarray, rows: Sequence[int]) -> np.ndarray:
-    """[M] float32 scores."""
+    """[M] float32 scores; NaN, which only an overflow makes, as -inf, and -0 as 0."""
     flat = scales.reshape(-1)
     with np.errstate(over="ignore"):
-        scores = [dot(vectors[row], query) * flat[row] if 0 <= row < len(flat) else -np.inf for row in rows]
-    return np.array(scores, dtype=np.float32)
+        products = [dot(vectors[row], query) * flat[row] if 0 <= row < len(flat) else -np.inf for row in rows]
+    scores = np.array(products, dtype=np.float32)
+    return np.where(np.isnan(scores), np.float32(-np.inf), scores + np.float32(0))
 
 
 @dataclass(frozen=True)

@@ -48,8 +48,19 @@ def test_sums_that_overflow() -> None:
     scores = ops.rescore(*(torch.from_numpy(array) for array in (query, vectors, scales, rows))).numpy()
     expected = np.stack([reference.rescore(q, vectors, scales, r.tolist()) for q, r in zip(query, rows, strict=True)])
     np.testing.assert_array_equal(scores, expected, "seed 1")
-    assert np.isinf(expected).any()
-    assert np.isnan(expected).any()
+    assert np.isposinf(expected).any()
+    assert np.isneginf(expected).any()
+
+
+def test_what_is_no_number_and_zero_have_the_form_that_search_gives_them() -> None:
+    opposite = torch.tensor([[127.0, -127.0]]).half().expand(32, 2).contiguous()
+    scores = ops.rescore(torch.full((1, 2), 3e38), opposite, torch.ones(1, 32), torch.tensor([[0]]).int())
+    assert scores.tolist() == [[-np.inf]]  # infinity less infinity
+    scores = ops.rescore(
+        torch.tensor([[-1.0]]), torch.zeros(32, 1).half(), torch.ones(1, 32), torch.tensor([[0]]).int()
+    )
+    assert scores.tolist() == [[0.0]]
+    assert not torch.signbit(scores).any()
 
 
 def test_halves_of_every_kind() -> None:

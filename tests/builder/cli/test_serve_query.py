@@ -114,7 +114,26 @@ def test_answers_as_json_and_as_a_table(serving: Serving) -> None:
     assert all(str(item) in table for item in exact(VECTORS, VECTORS[5], 3))
 
 
+def test_ranks_given_items(serving: Serving) -> None:
+    vector, given = serving.folder / "query.npy", [7, 99, 5, 3, 100, 8]
+    listed = ",".join(map(str, given))
+    result = query(serving, "--query", vector, "--rank", listed, "--json")
+    assert result.returncode == 0, result.stderr
+    answer = json.loads(result.stdout)
+    best = [item for item in exact(VECTORS, VECTORS[5], 100) if item in given]
+    assert [hit["item_id"] for hit in answer["hits"]] == best
+    assert answer["unknown"] == [100]
+    scores = [hit["score"] for hit in answer["hits"]]
+    np.testing.assert_allclose(scores, VECTORS[best] @ VECTORS[5], rtol=2e-3, atol=2e-3)
+    shown = query(serving, "--query", vector, "--rank", listed, "-k", 2).stdout
+    assert "2 items ranked in " in shown
+    assert "; unknown: 100" in shown
+    assert [line.split()[1] for line in shown.splitlines()[1:3]] == [str(item) for item in best[:2]]
+
+
 WRONG = [
+    (("--rank", "1,x"), 2, "--rank: got '1,x', expected item ids with commas between"),
+    (("--rank", "1", "--probes", "3"), 2, "--rank searches nothing: leave out --filter, --exclude, --probes"),
     (("--filter", "F.yaer > 1"), 1, "unknown filter feature 'yaer'; did you mean 'year'?"),
     (("--filter", "F.year >"), 1, "filter: cannot be read at character"),
     (("--filter", "__import__('os')"), 1, "filter: "),

@@ -28,7 +28,9 @@ WITHOUT_TOWER = Schema("v", (), (), ("score",), 0, 24, 100, 1024, 1)
 
 
 def text(schema: Schema, backend: str = "python", threads: int = 1, instances: int = 1) -> str:
-    return model_config(schema, model="retrieval", backend=backend, threads=threads, instances=instances)
+    return model_config(
+        schema, model="retrieval", backend=backend, threads=threads, instances=instances, snapshot="5eed"
+    )
 
 
 def read(schema: Schema, backend: str = "python", threads: int = 1, instances: int = 1) -> Any:

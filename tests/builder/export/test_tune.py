@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -20,12 +21,14 @@ from builder.export.artifact import Source, export
 from builder.export.calibrate import CANDIDATES, candidates_for
 from builder.export.config import configured_processes
 from builder.export.manifest import OPERATORS, read_manifest, verify
+from builder.export.repository import find_version
 from builder.export.sources import read_source
 from builder.export.tune import Tuned, tune
 from tests.builder.artifacts import (
     TOWER_SECTIONS,
     Tower,
     ask,
+    ask_ranking,
     listing,
     neutral,
     save_tower,
@@ -172,20 +175,50 @@ def test_everything_but_the_defaults_is_equal(shop: Shop, tuned: list[Tuned]) ->
 
 
 def test_the_version_before_and_the_configuration_stay(shop: Shop) -> None:
-    home = shop.repository / "retrieval"
-    kept = {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
+    kept = {path: path.read_bytes() for path in shop.repository.rglob("*") if path.is_file()}
+    before = read_manifest(find_version(shop.repository, "retrieval")).snapshot
     found = tune(shop.source, shop.repository, recall=0.8)
     try:
-        assert configured_processes(home / "config.pbtxt") == (2, 3)
-        assert configured_processes(home / "configs" / "pytorch.pbtxt") == (2, 3)
+        after = read_manifest(written(found)).snapshot
+        for model in ("retrieval", "retrieval_rank"):
+            for config in ("config.pbtxt", "configs/pytorch.pbtxt"):
+                assert configured_processes(shop.repository / model / config) == (2, 3)
         for path, content in kept.items():
-            assert path.read_bytes() == content, path
+            changed = content.replace(before.encode(), after.encode()) if path.suffix == ".pbtxt" else content
+            assert path.read_bytes() == changed, path
         number = int(written(found).name)
         assert listing(shop.repository) == version_listing(*range(1, number + 1))
     finally:
-        for path in written(found).iterdir():
-            path.unlink()
-        written(found).rmdir()
+        for model in ("retrieval", "retrieval_rank"):
+            shutil.rmtree(shop.repository / model / written(found).name)
+
+
+def test_the_ranking_model_goes_along(shop: Shop, tuned: list[Tuned]) -> None:
+    number = written(tuned[2]).name
+    first, last = (read_manifest(shop.repository / "retrieval_rank" / name) for name in ("1", number))
+    assert last.ranks is not None
+    assert (last.ranks.model, last.ranks.version) == ("retrieval", int(number))
+    assert last.snapshot == read_manifest(written(tuned[2])).snapshot != first.snapshot
+    queries = torch.from_numpy(shop.queries)
+    inputs = {"query": queries, "items": torch.arange(50).repeat(QUERIES, 1), "task_weights": torch.ones(QUERIES, 1)}
+    before = ask_ranking(shop.repository / "retrieval" / "1", inputs)
+    for one, other in zip(before, ask_ranking(written(tuned[2]), inputs), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_ranking_model_of_another_snapshot_is_refused(shop: Shop, tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    first = export(shop.source, repository)
+    shutil.rmtree(first)
+    np.save(tmp_path / "others.npy", np.eye(30, dtype=np.float32))
+    export(read_source(tmp_path / "others.npy"), tmp_path / "others")
+    shutil.copytree(tmp_path / "others" / "retrieval" / "1", first)
+    with pytest.raises(BuilderError, match=r"retrieval_rank/1: is of another snapshot than .*\n  Export both again"):
+        tune(read_source(tmp_path / "others.npy"), repository)
+    shutil.rmtree(repository / "retrieval_rank" / "1")
+    (repository / "retrieval_rank" / "2").mkdir()
+    with pytest.raises(BuilderError, match=r"retrieval_rank does not hold version 1 \(versions: 2\); .*builder export"):
+        tune(read_source(tmp_path / "others.npy"), repository)
 
 
 def test_the_curve_is_what_the_network_finds_at_each_setting(shop: Shop, tuned: list[Tuned]) -> None:

@@ -80,15 +80,9 @@ def slow_features(history: list[int], items: list[int], scores: np.ndarray) -> n
                 if item == (seen + j + 1) % ITEMS:
                     sums[m] += weights[seen, j]
                     maxima[m] = max(maxima[m], weights[seen, j])
-
-    def standard(values: np.ndarray) -> np.ndarray:
-        return np.asarray((values - values.mean()) / max(values.std(), 1e-6))
-
-    features = [standard(scores.astype(np.float64))]
-    for values in (sums, maxima):
-        mean = max(values.mean(), 1e-6)
-        features += [standard(values), np.log((values + 1e-3 * mean) / mean)]
-    return np.stack(features, axis=1).clip(-8, 8)
+    length = min(max(sum(item >= 0 for item in history), 1), 3)
+    logs = [np.log10(values + 1e-3) for values in (sums, maxima)]
+    return np.stack([scores.astype(np.float64), sums / length**0.5, maxima, *logs], axis=1)
 
 
 def slow_logits(

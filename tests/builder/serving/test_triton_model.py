@@ -7,6 +7,7 @@ import gc
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -208,3 +209,28 @@ def test_torch_finds_huge_pages_asked_for_unless_the_environment_says_otherwise(
         [sys.executable, str(_SERVED_CODE)], env=environment, capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == seen
+
+
+def test_a_ranking_model_holds_no_copy_of_what_the_retrieval_model_has(served: ModuleType, version: Path) -> None:
+    ranking = version.parents[1] / "retrieval_rank" / version.name
+    model = start(served, ranking, 1)
+    buffers = dict(model.network.named_buffers())
+    assert [name for name, tensor in buffers.items() if tensor.nbytes >= served.SHARED_BYTES] == ["vectors"]
+    assert mapped(buffers["vectors"], version / "model.pt")
+    query = torch.randn(2, DIMS, generator=torch.Generator().manual_seed(4))
+    found, values, _, _, _, _ = ask(version, neutral(2, query))
+    inputs = {"query": query, "items": found, "task_weights": torch.full((2, 1), float("nan"))}
+    wrapped = {name: SimpleNamespace(as_numpy=t.numpy, shape=lambda t=t: t.shape) for name, t in inputs.items()}
+    (answer,) = model.execute([wrapped])
+    np.testing.assert_array_equal(answer["scores"], values.numpy())
+    assert answer["known"].all()
+
+
+def test_a_ranking_model_alone_maps_its_own_file(served: ModuleType, version: Path, tmp_path: Path) -> None:
+    """As where the repository holds nothing else, or other bytes under that number."""
+    home = Path(shutil.copytree(version.parents[1] / "retrieval_rank", tmp_path / "retrieval_rank"))
+    for _ in range(2):
+        model = start(served, home / version.name, 1)
+        assert mapped(model.network.vectors, home / version.name / "model.pt")
+        (tmp_path / "retrieval" / version.name).mkdir(parents=True, exist_ok=True)
+        torch.jit.script(Network()).save(str(tmp_path / "retrieval" / version.name / "model.pt"))
