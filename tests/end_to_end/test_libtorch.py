@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,14 @@ import pytest
 import torch
 
 from builder import ops
+from builder.config import Config
+from builder.data.synthetic import synthetic
+from builder.export.artifact import export
 from builder.export.manifest import read_manifest
+from builder.export.sources import read_source
+from builder.training.run import load, train
 from client import F, Status, compile_filter
+from client.hashing import UNKNOWN_KEY
 from client.schema import Schema
 from tests.end_to_end.conftest import Shop
 from tests.end_to_end.libtorch import harness
@@ -85,3 +92,36 @@ def test_an_input_under_another_name_is_no_input(version: Path, shop: Shop) -> N
     batch["queries"] = batch.pop("query")
     with pytest.raises(harness.ServeModelError, match="forward takes query, which is not among the inputs"):
         harness.run(version / "model.pt", batch)
+
+
+def test_a_tower_with_attention(tmp_path: Path) -> None:
+    data = synthetic(tmp_path / "data", users=600, items=1_000, seed=1)
+    text = data.read_text().replace("network: {dims: 32, history: 50}", "network: {dims: 32, history: 10, ATTENTION}")
+    text = text.replace("ATTENTION", "pooling: attention, blocks: 2") + "index: {clusters: 20}\n"
+    data.write_text(text + "training: {epochs: 2, batch: 256, negatives: 64, learning_rate: 0.01}\n")
+    trained = load(train(Config.load(data), tmp_path / "run", False))
+    model = export(read_source(tmp_path / "run"), tmp_path / "repository", model="retrieval") / "model.pt"
+    asking = trained.held_out(sample=20)
+    wanted = asking.history[:, -8:].copy()
+    wanted[0], wanted[1, :5], wanted[2, 3:6], wanted[3, 6] = -1, -1, -1, 5  # none, few, a gap, an unknown id
+    features = {name: array.copy() for name, array in asking.features.items()}
+    for array in features.values():
+        array[0] = np.nan if array.dtype == np.float32 else UNKNOWN_KEY
+    query = trained.queries(dataclasses.replace(asking, features=features, history=wanted)).numpy()
+    scores = query @ trained.item_vectors.T
+    best = np.sort(scores, axis=1)[:, ::-1][:, :10]
+    for width in (8, 16, 64):
+        inputs = {
+            **features,
+            "history": np.pad(wanted, [(0, 0), (width - 8, 0)], constant_values=-1),
+            "filter": np.zeros((20, 2), np.int64),
+            "exclude": np.full((20, 1), -1),
+            "task_weights": np.full((20, 1), np.nan, np.float32),
+            "search": np.tile(np.array([[20, 0]], np.int32), (20, 1)),  # all clusters: exact
+        }
+        item_ids, found = harness.run(model, inputs)[:2]
+        positions = trained.catalogue.find(item_ids[:, :10].ravel()).reshape(20, 10)
+        np.testing.assert_allclose(found[:, :10], best, atol=2e-3)  # rows are float16
+        np.testing.assert_allclose(np.take_along_axis(scores, positions, 1), best, atol=2e-3)
+    popularity = np.bincount(trained.dataset.train.items, minlength=1_000)
+    assert popularity[positions[0]].min() > np.sort(popularity)[-101]

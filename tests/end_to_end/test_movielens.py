@@ -39,13 +39,17 @@ def builder(*arguments: object) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Trained for a few epochs only: what is tested is that the served answers are the run's, not how good they are."""
+    """Trained for a few epochs only: what is tested is that the served answers are the run's, not how good they are.
+
+    With attention over histories; the quickstart below has their mean.
+    """
     folder = tmp_path_factory.mktemp("movielens")
     builder("data", "movielens-100k", "--data", DATA, "--out", folder / "data")
     config = folder / "data" / "retrieval.yaml"
     text = config.read_text()
-    assert text.count("training: {") == 1
-    config.write_text(text.replace("training: {", "training: {epochs: 3, "))
+    assert text.count("training: {") == text.count("network: {") == 1
+    text = text.replace("training: {", "training: {epochs: 3, ")
+    config.write_text(text.replace("network: {", "network: {pooling: attention, "))
     builder("train", config, "--out", folder / "run")
     builder("export", folder / "run", "--repository", folder / "repository")
     return folder
@@ -170,7 +174,7 @@ def test_evaluate_beside_baselines(folder: Path) -> None:
     assert [row[1], row[3]] == [f"{report['exact'][name]['mean']:.4f}" for name in ("recall", "ndcg")]
 
 
-def test_unknown_user_and_empty_request_get_answers(server: StockServer) -> None:
+def test_unknown_user_and_empty_request_get_answers(server: StockServer, run: TrainedRun) -> None:
     with RetrievalClient(server.url, timeout=20.0) as client:
         nobody = client.retrieve(k=10)
         stranger = client.retrieve(user={"user_id": 10**9, "gender": "?"}, history=[50, 181], k=10)
@@ -178,6 +182,8 @@ def test_unknown_user_and_empty_request_get_answers(server: StockServer) -> None
         assert result.count == 10
         assert np.isfinite(result.scores).all()
     assert nobody.item_ids.tolist() != stranger.item_ids.tolist()
+    counts = np.bincount(run.dataset.train.items, minlength=len(run.catalogue))
+    assert counts[run.catalogue.find(nobody.item_ids)].min() > np.sort(counts)[-169]  # the most popular 10% of films
 
 
 def test_evaluate_refuses_another_artifact(server: StockServer, folder: Path, tmp_path: Path) -> None:
