@@ -98,8 +98,9 @@ def tune(
         on_step=step("Searching exactly"),
     )
     done = step("Choosing reach and candidates")
-    # A formula orders candidates anew, rules pass some over: they keep those they have.
-    chooses = manifest.value is not None or manifest.diversity is not None
+    # A formula or a reranker orders candidates anew, rules pass some over: they keep those they have.
+    reranks = manifest.index.bytes.get("reranker", 0) > 0
+    chooses = reranks or manifest.value is not None or manifest.diversity is not None
     candidates = manifest.index.candidates if chooses else None
     found = calibrate(search, truth, target=target, results=schema.max_results, candidates=candidates)
     done(1.0)
