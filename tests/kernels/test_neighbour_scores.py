@@ -50,7 +50,7 @@ def test_rows_that_do_not_exist_are_never_followed() -> None:
     ("at", "tensor", "message"),
     [
         (0, torch.zeros(2, 3, dtype=torch.int64), "neighbour_scores: rows"),
-        (4, torch.zeros(2, 2), "neighbour_scores: neighbours: got float32"),
+        (4, torch.zeros(2, 2), "neighbour_scores: neighbours: got Float"),
         (5, torch.zeros(3, 2), "neighbour_scores: weights"),
     ],
 )
