@@ -237,7 +237,7 @@ def _statistics(index: Index, pipeline: Pipeline, source: Source, calibration: C
     )
     search = pipeline.search
     groups = {
-        "codes": [index.codes, index.scales],
+        "codes": [index.codes, index.scales, index.row_codes],
         "vectors": [index.vectors],
         "ids": [index.ids, index.item_rows],
         "centroids": [

@@ -66,6 +66,21 @@ def pack_codes(codes: Tensor) -> Tensor:
     return padded.view(rows // BLOCK, BLOCK, groups, 4).permute(0, 2, 1, 3).contiguous()
 
 
+def pack_rows(codes: Tensor, scales: Tensor, dims: int) -> Tensor:
+    """The same codes row by row, `[R, P4 + 1] int32`: the groups of four of a row, then the bits of its scale.
+
+    For filters that few rows of a block pass. `codes [NB, P4, 32, 4] int8`, `scales [NB, 32] float32`. None, `[0, P4 +
+    1]`, where both copies would take more than a byte for each of the `dims` of the vectors.
+    """
+    blocks, groups = codes.shape[:2]
+    if 4 * (2 * groups + 1) > dims:
+        return torch.empty(0, groups + 1, dtype=torch.int32)
+    rows = torch.empty(blocks, BLOCK, groups + 1, dtype=torch.int32)
+    rows[:, :, :groups] = codes.view(torch.int32).squeeze(3).transpose(1, 2)
+    rows[:, :, groups] = scales.view(torch.int32)
+    return rows.view(blocks * BLOCK, groups + 1)
+
+
 def pack_vectors(
     vectors: VectorSource,
     item_of_row: NDArray[np.int64],

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from builder.data.columns import Column
 from builder.data.vectors import VectorSource
-from builder.index.blocks import BLOCK, Layout, arrange, pack_codes, pack_mask, pack_vectors
+from builder.index.blocks import BLOCK, Layout, arrange, pack_codes, pack_mask, pack_rows, pack_vectors
 from builder.index.filters import FilterIndex, build_filters
 from builder.index.forward import forward_columns
 from builder.index.kmeans import assign, cluster_shapes, spherical_kmeans
@@ -33,6 +33,7 @@ class Index:
     projection: Tensor
     codes: Tensor
     scales: Tensor
+    row_codes: Tensor
     vectors: Tensor
     ids: Tensor
     item_rows: Tensor
@@ -80,6 +81,7 @@ def build_index(
         projection=projection,
         codes=codes,
         scales=scales,
+        row_codes=pack_rows(codes, scales, halves.shape[1]),
         vectors=halves,
         ids=torch.from_numpy(np.where(item_of_row >= 0, ids[item_of_row], -1)),
         item_rows=torch.from_numpy(layout.row_of_item[np.argsort(ids)].astype(np.int32)),

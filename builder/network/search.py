@@ -46,6 +46,7 @@ class Search(nn.Module):
     projection: Tensor
     codes: Tensor
     scales: Tensor
+    row_codes: Tensor
     vectors: Tensor
     ids: Tensor
     item_rows: Tensor
@@ -71,6 +72,7 @@ class Search(nn.Module):
         self.register_buffer("projection", index.projection)
         self.register_buffer("codes", index.codes)
         self.register_buffer("scales", index.scales)
+        self.register_buffer("row_codes", index.row_codes)
         self.register_buffer("vectors", index.vectors)
         self.register_buffer("ids", index.ids)
         self.register_buffer("item_rows", index.item_rows)
@@ -105,6 +107,7 @@ class Search(nn.Module):
             self.projection,
             self.codes,
             self.scales,
+            self.row_codes,
             self.vectors,
             self.ids,
             self.item_rows,

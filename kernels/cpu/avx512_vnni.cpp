@@ -5,6 +5,7 @@
 
 #include <cstring>
 
+#include "rows.h"
 #include "silvertriton/instruction_set.h"
 
 #define ST_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,popcnt")))
@@ -90,6 +91,18 @@ ST_AVX512 int64_t scan_blocks(const int8_t* codes, const float* scales, const Sp
     return written;
 }
 
+ST_AVX512 inline int32_t row_sum(const int32_t* row, const QueryCodes& query) {
+    const __m512i offset = _mm512_set1_epi8(static_cast<char>(0x80));
+    __m512i sums = _mm512_setzero_si512();
+    for (int64_t j = 0; j < query.group_count; j += 16) {
+        const int64_t left = query.group_count - j;
+        const auto there = static_cast<__mmask16>(left < 16 ? (1u << left) - 1 : 0xffffu);
+        sums = _mm512_dpbusd_epi32(sums, _mm512_xor_si512(_mm512_maskz_loadu_epi32(there, row + j), offset),
+                                   _mm512_maskz_loadu_epi32(there, query.groups + j));
+    }
+    return query.unsigned_bias + _mm512_reduce_add_epi32(sums);
+}
+
 ST_AVX512 float dot_row(const uint16_t* row, const float* query, int64_t dims) {
     __m512 lanes = _mm512_setzero_ps();
     int64_t i = 0;
@@ -109,12 +122,16 @@ ST_AVX512 float dot_row(const uint16_t* row, const float* query, int64_t dims) {
 }
 
 #define ST_TARGET ST_AVX512
+#define ST_SCAN_ROWS scan_rows
+#define ST_ROW_SUM row_sum
+#include "scan_rows.h"
 #define ST_COUNT_BITS __builtin_popcountll
 #include "word_functions.h"
 
 }  // namespace
 
-const InstructionSet kAvx512Vnni{"avx512vnni", scan_blocks, dot_row, and_words, or_words, not_words, count_words};
+const InstructionSet kAvx512Vnni{"avx512vnni", scan_blocks, scan_rows, dot_row,
+                                 and_words,    or_words,    not_words, count_words};
 
 }  // namespace silvertriton
 

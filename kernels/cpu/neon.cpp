@@ -6,6 +6,7 @@
 
 #include <cstring>
 
+#include "rows.h"
 #include "silvertriton/instruction_set.h"
 
 #define ST_DOTPROD __attribute__((target("arch=armv8.2-a+dotprod")))
@@ -132,6 +133,38 @@ int64_t scan_blocks(const int8_t* codes, const float* scales, const Spreads& spr
     return written;
 }
 
+// Groups from `at` on, four at most, zeros past the end.
+inline int8x16_t four_groups(const int32_t* groups, int64_t at, int64_t count) {
+    if (count - at >= 4) return vreinterpretq_s8_s32(vld1q_s32(groups + at));
+    int32_t tail[4] = {};
+    std::memcpy(tail, groups + at, static_cast<size_t>(count - at) * sizeof(int32_t));
+    return vreinterpretq_s8_s32(vld1q_s32(tail));
+}
+
+ST_DOTPROD inline int32_t row_sum_dotprod(const int32_t* row, const QueryCodes& query) {
+    int32x4_t sums = vdupq_n_s32(0);
+    for (int64_t j = 0; j < query.group_count; j += 4)
+        sums = vdotq_s32(sums, four_groups(row, j, query.group_count), four_groups(query.groups, j, query.group_count));
+    return vaddvq_s32(sums);
+}
+
+inline int32_t row_sum(const int32_t* row, const QueryCodes& query) {
+    int32x4_t sums = vdupq_n_s32(0);
+    for (int64_t j = 0; j < query.group_count; j += 4) {
+        const int8x16_t code = four_groups(row, j, query.group_count);
+        const int8x16_t factor = four_groups(query.groups, j, query.group_count);
+        const int16x8_t low = vmull_s8(vget_low_s8(code), vget_low_s8(factor)), high = vmull_high_s8(code, factor);
+        sums = vpadalq_s16(sums, vpaddq_s16(low, high));
+    }
+    return vaddvq_s32(sums);
+}
+
+#define ST_TARGET ST_DOTPROD
+#define ST_SCAN_ROWS scan_rows_dotprod
+#define ST_ROW_SUM row_sum_dotprod
+#include "scan_rows.h"
+#undef ST_TARGET
+
 // Four of the sixteen lanes; products and sums are rounded apart, as the contract asks.
 inline float32x4_t add_halves(float32x4_t lanes, const uint16_t* halves, const float* query) {
     const float32x4_t values = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(halves)));
@@ -160,13 +193,16 @@ float dot_row(const uint16_t* row, const float* query, int64_t dims) {
 }
 
 #define ST_TARGET
+#define ST_SCAN_ROWS scan_rows
+#define ST_ROW_SUM row_sum
+#include "scan_rows.h"
 #define ST_COUNT_BITS __builtin_popcountll  // cnt and addv
 #include "word_functions.h"
 
 }  // namespace
 
-const InstructionSet kNeon{"neon", scan_blocks, dot_row, and_words, or_words, not_words, count_words};
-const InstructionSet kNeonDotprod{"neon-dotprod", scan_blocks_dotprod, dot_row,    and_words,
+const InstructionSet kNeon{"neon", scan_blocks, scan_rows, dot_row, and_words, or_words, not_words, count_words};
+const InstructionSet kNeonDotprod{"neon-dotprod", scan_blocks_dotprod, scan_rows_dotprod, dot_row, and_words,
                                   or_words,       not_words,           count_words};
 
 }  // namespace silvertriton

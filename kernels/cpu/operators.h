@@ -31,6 +31,7 @@ void list_to_mask(const std::vector<int32_t>& rows, int64_t blocks, uint32_t* wo
 struct SearchIndex {
     CodeBlocks items;               // D here is P, the dims of the codes
     CodeBlocks centroids;           // likewise
+    RowCodes row_codes;             // those of the items; null words: there are none
     RowVectors vectors;             // all D dims
     const float* projection;        // [D, P], or null: P = D and codes are of the vectors themselves
     const int64_t* ids;             // [R]

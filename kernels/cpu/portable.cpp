@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "half.h"
+#include "rows.h"
 #include "silvertriton/instruction_set.h"
 
 namespace silvertriton {
@@ -44,6 +45,14 @@ int64_t scan_blocks(const int8_t* codes, const float* scales, const Spreads& spr
     return written;
 }
 
+int32_t row_sum(const int32_t* row, const QueryCodes& query) {
+    const int8_t* codes = reinterpret_cast<const int8_t*>(row);
+    const int8_t* factors = reinterpret_cast<const int8_t*>(query.groups);
+    int32_t sum = 0;
+    for (int64_t c = 0; c < 4 * query.group_count; ++c) sum += codes[c] * factors[c];
+    return sum;
+}
+
 float dot_row(const uint16_t* row, const float* query, int64_t dims) {
     float lanes[kLanes] = {};
     int64_t i = 0;
@@ -60,11 +69,15 @@ inline int64_t count_pair(uint64_t pair) {
 }
 
 #define ST_TARGET
+#define ST_SCAN_ROWS scan_rows
+#define ST_ROW_SUM row_sum
+#include "scan_rows.h"
 #define ST_COUNT_BITS count_pair
 #include "word_functions.h"
 
 }  // namespace
 
-const InstructionSet kPortable{"portable", scan_blocks, dot_row, and_words, or_words, not_words, count_words};
+const InstructionSet kPortable{"portable", scan_blocks, scan_rows, dot_row,
+                               and_words,  or_words,    not_words, count_words};
 
 }  // namespace silvertriton

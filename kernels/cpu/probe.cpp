@@ -24,35 +24,29 @@ int64_t passing_rows(const InstructionSet& isa, const SearchIndex& index, const 
     const int64_t first = index.filters.cluster_blocks[cluster], last = index.filters.cluster_blocks[cluster + 1];
     if (first == last) return 0;
     const auto c = static_cast<size_t>(cluster);
-    if (request.listed) return request.first_of[c + 1] - request.first_of[c];
-    if (request.filtered) return isa.count_words(request.words.data() + first, last - first);
+    if (request.list != nullptr) return request.list->first_of[c + 1] - request.list->first_of[c];
     const auto& excluded = request.excluded;
     const auto begin = std::lower_bound(excluded.begin(), excluded.end(), first * kBlockRows);
-    const int64_t absent = std::lower_bound(begin, excluded.end(), last * kBlockRows) - begin;
-    return (last - first - 1) * kBlockRows + count_bits(index.filters.valid[last - 1]) - absent;
+    const auto end = std::lower_bound(begin, excluded.end(), last * kBlockRows);
+    if (request.words == nullptr)
+        return (last - first - 1) * kBlockRows + count_bits(index.filters.valid[last - 1]) - (end - begin);
+    const auto passes = [&](int32_t row) { return request.words[row / kBlockRows] >> (row % kBlockRows) & 1u; };
+    return isa.count_words(request.words + first, last - first) - std::count_if(begin, end, passes);
 }
 
 // The rows of the mask as a list.
-void list_mask(int64_t blocks, Request& request) {
-    const uint32_t* words = request.words.data();
-    request.rows.clear();
-    for (int64_t b = 0; b < blocks; ++b)
-        for (uint32_t bits = words[b]; bits != 0; bits &= bits - 1)
-            request.rows.push_back(static_cast<int32_t>(b * kBlockRows + __builtin_ctz(bits)));
-    request.listed = true;
-}
-
-// Finds where the listed rows of each cluster begin.
-void split_list(const SearchIndex& index, Request& request) {
-    const int32_t* blocks = index.filters.cluster_blocks;
-    const int32_t* rows = request.rows.data();
-    const int32_t count = static_cast<int32_t>(request.rows.size());
-    request.first_of.resize(static_cast<size_t>(index.filters.clusters) + 1);
-    int32_t row = 0;
-    for (int64_t c = 0; c <= index.filters.clusters; ++c) {
-        while (row < count && rows[row] < blocks[c] * kBlockRows) ++row;
-        request.first_of[static_cast<size_t>(c)] = row;
-    }
+void list_mask(const FilterIndex& index, Request& request) {
+    std::vector<int32_t>& rows = request.own_list.rows;
+    rows.clear();
+    auto excluded = request.excluded.begin();
+    for (int64_t b = 0; b < index.blocks; ++b)
+        for (uint32_t bits = request.words[b]; bits != 0; bits &= bits - 1) {
+            const auto row = static_cast<int32_t>(b * kBlockRows + __builtin_ctz(bits));
+            while (excluded != request.excluded.end() && *excluded < row) ++excluded;
+            if (excluded == request.excluded.end() || *excluded != row) rows.push_back(row);
+        }
+    request.own_list.find_clusters(index);
+    request.list = &request.own_list;
 }
 
 // All clusters with a passing row.
@@ -93,13 +87,11 @@ void order_clusters(const InstructionSet& isa, const SearchIndex& index, const u
 }  // namespace
 
 void start_probing(const SearchIndex& index, const SearchLimits& limits, Request& request) {
-    if (!request.filtered) request.total = index.item_count - static_cast<int64_t>(request.excluded.size());
     request.exact = request.total <= std::max(limits.exact_rows, request.candidates);
     request.exhausted = request.total == 0;
     request.probes = std::min(request.probes, index.filters.clusters);
     if (request.exhausted) return;
-    if (request.exact && request.filtered && !request.listed) list_mask(index.items.blocks, request);
-    if (request.listed) split_list(index, request);
+    if (request.exact && request.words != nullptr) list_mask(index.filters, request);
     request.spreads = {index.centroid_spreads, reach_at(index, request.total) * request.query.length()};
 }
 

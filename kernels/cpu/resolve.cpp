@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
 
 #include "find_row.h"
@@ -16,22 +17,30 @@ bool finite(const float* query, int64_t dims) {
     return all;
 }
 
-// Takes excluded rows out of what passes the filter.
-void exclude_rows(Request& request) {
+bool passes(const uint32_t* words, int32_t row) {
+    return words[row / kBlockRows] >> (row % kBlockRows) & 1u;
+}
+
+// What passes the filter and is not excluded.
+void apply(const SharedFilter& filter, const FilterIndex& index, Request& request) {
     const auto& excluded = request.excluded;
-    if (excluded.empty()) return;
-    if (request.listed) {
-        const auto gone = [&](int32_t row) { return std::binary_search(excluded.begin(), excluded.end(), row); };
-        request.rows.erase(std::remove_if(request.rows.begin(), request.rows.end(), gone), request.rows.end());
-        request.total = static_cast<int64_t>(request.rows.size());
+    request.total = filter.passing;
+    if (!filter.listed) {
+        request.words = filter.words.data();
+        for (const int32_t row : excluded) request.total -= passes(request.words, row);
         return;
     }
-    for (const int32_t row : excluded) {
-        uint32_t& word = request.words.data()[row / kBlockRows];
-        const uint32_t bit = 1u << (row % kBlockRows);
-        if (word & bit) request.total -= 1;
-        word &= ~bit;
-    }
+    request.list = &filter.list;
+    const auto& rows = filter.list.rows;
+    const auto among = [](const std::vector<int32_t>& sorted) {
+        return [&sorted](int32_t row) { return std::binary_search(sorted.begin(), sorted.end(), row); };
+    };
+    if (std::none_of(excluded.begin(), excluded.end(), among(rows))) return;
+    request.own_list.rows.clear();
+    std::remove_copy_if(rows.begin(), rows.end(), std::back_inserter(request.own_list.rows), among(excluded));
+    request.own_list.find_clusters(index);
+    request.list = &request.own_list;
+    request.total = static_cast<int64_t>(request.own_list.rows.size());
 }
 
 }  // namespace
@@ -50,8 +59,7 @@ void resolve(const SearchRequests& requests, int64_t b, const SearchIndex& index
         if (exclude[e] < -1) status = first_status(status, kStatusExclude);
     if (probes < 0 || probes > index.filters.clusters || candidates < 0 || candidates > limits.max_candidates)
         status = first_status(status, kStatusSearch);
-    request.filtered = program[1] != 0;
-    if (status != kStatusOk && request.filtered) {  // nobody else looks at this program
+    if (status != kStatusOk && program[1] != 0) {  // nobody else looks at this program
         const ProgramShape shape = check_program(program, requests.program_width, requests.fingerprint,
                                                  index.filters.feature_number, index.filters.features);
         status = first_status(status, shape.status);
@@ -71,26 +79,21 @@ void resolve(const SearchRequests& requests, int64_t b, const SearchIndex& index
     request.excluded.erase(std::unique(request.excluded.begin(), request.excluded.end()), request.excluded.end());
 }
 
-void run_filters(const SearchRequests& requests, int64_t first, const SearchIndex& index,
-                 std::vector<Request*>& batch) {
-    std::vector<FilterRequest> filters;
-    std::vector<Request*> filtered;
+void run_filters(const SearchRequests& requests, const SearchIndex& index, SharedFilters& filters,
+                 const std::vector<Request*>& batch) {
+    for (size_t i = 0; i < batch.size(); ++i)
+        if (filters.of(i) != nullptr && batch[i]->status == kStatusOk) filters.of(i)->wanted = true;
+    filters.run(requests, index);
     for (size_t i = 0; i < batch.size(); ++i) {
+        const SharedFilter* filter = filters.of(i);
         Request& request = *batch[i];
-        if (request.status != kStatusOk || !request.filtered) continue;
-        const int64_t* program = requests.program + (first + static_cast<int64_t>(i)) * requests.program_width;
-        filters.push_back({program, request.words.reserve(index.items.blocks), &request.rows, false, 0, kStatusOk});
-        filtered.push_back(&request);
-    }
-    if (filters.empty()) return;
-    filter_rows("search", filters.data(), static_cast<int64_t>(filters.size()), requests.program_width,
-                requests.fingerprint, index.filters);
-    for (size_t i = 0; i < filters.size(); ++i) {
-        Request& request = *filtered[i];
-        request.status = filters[i].status;
-        request.listed = filters[i].listed;
-        request.total = filters[i].passing;
-        exclude_rows(request);
+        if (request.status != kStatusOk) continue;
+        if (filter == nullptr) {
+            request.total = index.item_count - static_cast<int64_t>(request.excluded.size());
+        } else {
+            request.status = filter->status;
+            if (request.status == kStatusOk) apply(*filter, index.filters, request);
+        }
     }
 }
 

@@ -9,8 +9,9 @@ namespace silvertriton::cpu {
 void resolve(const SearchRequests& requests, int64_t b, const SearchIndex& index, const SearchLimits& limits,
              Request& request);
 
-// The rows that pass the filters of requests [first, first + batch.size()), where they have one; what is excluded does
-// not pass.
-void run_filters(const SearchRequests& requests, int64_t first, const SearchIndex& index, std::vector<Request*>& batch);
+// The rows that each request of the batch may return: those that pass its filter, where it has one, and are not
+// excluded. `filters` are those of the batch.
+void run_filters(const SearchRequests& requests, const SearchIndex& index, SharedFilters& filters,
+                 const std::vector<Request*>& batch);
 
 }  // namespace silvertriton::cpu

@@ -1,4 +1,4 @@
-// fp16 rows that lie scattered in memory.
+// Rows that lie scattered in memory.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,14 @@
 
 namespace silvertriton::cpu {
 
-// Calls body(i, row) for rows row_at(0), row_at(1), ..., asking for them ahead of time. All of them must exist.
+// Asks memory for a row of RowCodes.
+inline void ask_for_row(const int32_t* row, int64_t width) {
+    constexpr int64_t kLineWords = 16;
+    for (int64_t word = 0; word < width; word += kLineWords) __builtin_prefetch(row + word);
+    __builtin_prefetch(row + width - 1);  // it may reach into one line more
+}
+
+// Calls body(i, row) for fp16 rows row_at(0), row_at(1), ..., asking for them ahead of time. All of them must exist.
 template <typename RowAt, typename Body>
 void for_each_row(const RowVectors& vectors, int64_t count, RowAt row_at, Body body) {
     constexpr int64_t kAhead = 8, kLine = 64;

@@ -19,8 +19,8 @@
 namespace silvertriton::cpu {
 namespace {
 
-// Masks of filtered requests that are alive at once: about what stays in the second-level cache from filtering to
-// scanning. A batch whose masks take more is searched in parts.
+// Masks that are alive at once: about what stays in the second-level cache from filtering to scanning. A batch whose
+// different filters take more is searched in parts.
 constexpr int64_t kMaskBytes = int64_t{1} << 20;
 
 std::vector<uint32_t> all_clusters(const SearchIndex& index) {
@@ -100,13 +100,14 @@ std::vector<int64_t> share_out(const std::vector<Request*>& batch, int64_t threa
 
 // Searches requests [first, first + batch.size()).
 void search_part(const SearchRequests& requests, int64_t first, const SearchIndex& index, const SearchLimits& limits,
-                 const SearchResults& results, const uint32_t* all, std::vector<Request*>& batch) {
+                 const SearchResults& results, const uint32_t* all, SharedFilters& filters,
+                 const std::vector<Request*>& batch) {
     const InstructionSet& isa = instruction_set();
     const int64_t count = static_cast<int64_t>(batch.size()), threads = thread_count();
     parallel_for(count, 1, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) resolve(requests, first + i, index, limits, *batch[i]);
     });
-    run_filters(requests, first, index, batch);
+    run_filters(requests, index, filters, batch);
     if (count < threads) {
         for (int64_t i = 0; i < count; ++i) {
             Request& request = *batch[static_cast<size_t>(i)];
@@ -151,18 +152,17 @@ void search(const SearchRequests& requests, const SearchIndex& index, const Sear
             const SearchResults& results) {
     // Kept from call to call: memory fresh from the system costs more than a small search.
     thread_local std::vector<Request> pool;
+    thread_local SharedFilters filters;
     const std::vector<uint32_t> clusters = all_clusters(index);
-    bool filtered = false;
-    for (int64_t b = 0; b < requests.batch; ++b) filtered |= requests.program[b * requests.program_width + 1] != 0;
     const int64_t mask_bytes = std::max<int64_t>(index.items.blocks * 4, 1);
-    const int64_t step =
-        filtered ? std::max(kMaskBytes / mask_bytes, thread_count()) : std::max<int64_t>(requests.batch, 1);
-    for (int64_t first = 0; first < requests.batch; first += step) {
-        const int64_t count = std::min(step, requests.batch - first);
-        if (static_cast<int64_t>(pool.size()) < count) pool.resize(static_cast<size_t>(count));
+    const int64_t most = std::max(kMaskBytes / mask_bytes, thread_count());
+    for (int64_t first = 0; first < requests.batch;) {
+        const auto count = static_cast<size_t>(filters.take(requests, first, most));
+        if (pool.size() < count) pool.resize(count);
         std::vector<Request*> batch;
-        for (int64_t i = 0; i < count; ++i) batch.push_back(&pool[static_cast<size_t>(i)]);
-        search_part(requests, first, index, limits, results, clusters.data(), batch);
+        for (size_t i = 0; i < count; ++i) batch.push_back(&pool[i]);
+        search_part(requests, first, index, limits, results, clusters.data(), filters, batch);
+        first += static_cast<int64_t>(count);
     }
 }
 

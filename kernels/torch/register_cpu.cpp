@@ -170,15 +170,15 @@ std::tuple<Tensor, Tensor, Tensor> filter_rows(const Tensor& program, const Tens
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> search(
     const Tensor& query, const Tensor& filter, const Tensor& exclude, const Tensor& limits, const Tensor& status,
-    const Tensor& projection, const Tensor& codes, const Tensor& scales, const Tensor& vectors, const Tensor& ids,
-    const Tensor& item_rows, const Tensor& centroid_codes, const Tensor& centroid_scales,
+    const Tensor& projection, const Tensor& codes, const Tensor& scales, const Tensor& row_codes, const Tensor& vectors,
+    const Tensor& ids, const Tensor& item_rows, const Tensor& centroid_codes, const Tensor& centroid_scales,
     const Tensor& centroid_spreads, const Tensor& reach, const Tensor& feature_terms, const Tensor& term_keys,
     const Tensor& term_bitmap, const Tensor& term_postings, const Tensor& postings, const Tensor& bitmaps,
     const Tensor& feature_number, const Tensor& number_values, const Tensor& number_rows, const Tensor& number_known,
     const Tensor& number_bitmaps, const Tensor& valid, const Tensor& cluster_blocks, int64_t fingerprint,
     int64_t probes, int64_t candidates, int64_t max_candidates, int64_t exact_rows) {
     const Checks checks("search");
-    Dim B("B"), D("D"), D0("D or 0"), P("P"), F("F"), E("E"), N("N"), G("G"), NB("NB"), C1("C + 1"),
+    Dim B("B"), D("D"), D0("D or 0"), P("P"), F("F"), E("E"), N("N"), G("G"), NB("NB"), C1("C + 1"), W0("R or 0"),
         two("2", 2, "the contract"), block("32", kBlockRows, "the layout"), four("4", 4, "the layout");
     checks.tensor("query", query, ScalarType::Float, {&B, &D});
     check_dims(checks, "query", D);
@@ -204,6 +204,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> search(
         CB("ceil(C / 32)", (filters.clusters + kBlockRows - 1) / kBlockRows, "cluster_blocks");
     checks.tensor("codes", codes, ScalarType::Char, {&NB, &P4, &block, &four});
     checks.tensor("scales", scales, ScalarType::Float, {&NB, &block});
+    Dim words("P4 + 1", P4.value() + 1, "ceil(P / 4) + 1");
+    checks.tensor("row_codes", row_codes, ScalarType::Int, {&W0, &words});
+    const bool by_row = W0.value() != 0;
+    if (by_row && W0.value() != R.value())
+        checks.fail("row_codes", std::to_string(W0.value()) + " rows",
+                    "32 NB = " + std::to_string(R.value()) + ", or 0 for none", Checks::kRebuild);
     checks.tensor("vectors", vectors, ScalarType::Half, {&R, &D});
     checks.tensor("ids", ids, ScalarType::Long, {&R});
     checks.tensor("item_rows", item_rows, ScalarType::Int, {&N});
@@ -220,6 +226,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> search(
     const cpu::SearchIndex index{
         {in<int8_t>(codes), in<float>(scales), NB.value(), P.value()},
         {in<int8_t>(centroid_codes), in<float>(centroid_scales), CB.value(), P.value()},
+        {by_row ? in<int32_t>(row_codes) : nullptr, words.value()},
         {in<uint16_t>(vectors), in<float>(scales), R.value(), D.value()},
         projects ? in<float>(projection) : nullptr,
         in<int64_t>(ids),

@@ -11,8 +11,8 @@ STABLE_TORCH_LIBRARY(silvertriton, library) {
         "-> (Tensor words, Tensor passing, Tensor status)");
     library.def(
         "search(Tensor query, Tensor filter, Tensor exclude, Tensor limits, Tensor status, Tensor projection, "
-        "Tensor codes, Tensor scales, Tensor vectors, Tensor ids, Tensor item_rows, Tensor centroid_codes, "
-        "Tensor centroid_scales, Tensor centroid_spreads, Tensor reach, "
+        "Tensor codes, Tensor scales, Tensor row_codes, Tensor vectors, Tensor ids, Tensor item_rows, "
+        "Tensor centroid_codes, Tensor centroid_scales, Tensor centroid_spreads, Tensor reach, "
         "Tensor feature_terms, Tensor term_keys, Tensor term_bitmap, Tensor term_postings, Tensor postings, "
         "Tensor bitmaps, Tensor feature_number, Tensor number_values, Tensor number_rows, Tensor number_known, "
         "Tensor number_bitmaps, Tensor valid, Tensor cluster_blocks, int fingerprint, int probes, "

@@ -148,16 +148,25 @@ def in_blocks(codes: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(padded.reshape(rows // BLOCK, BLOCK, groups, 4).transpose(0, 2, 1, 3))
 
 
-def item_index(vectors: np.ndarray, projected: np.ndarray, ids: np.ndarray, layout: Layout) -> dict[str, Tensor]:
+def by_row(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """[R, P] int8 rows and their scales [R] as [R, P4 + 1] int32."""
+    padded = np.pad(codes, ((0, 0), (0, -codes.shape[1] % 4)))
+    return np.concatenate([np.ascontiguousarray(padded).view(np.int32), scales.view(np.int32)[:, None]], axis=1)
+
+
+def item_index(
+    vectors: np.ndarray, projected: np.ndarray, ids: np.ndarray, layout: Layout, row_codes: bool
+) -> dict[str, Tensor]:
     """Codes, scales, vectors, ids and item_rows of items in ascending order of their ids."""
     parts = (*quantize_rows(vectors, projected), ids)
     scales, units, codes, row_ids = (np.zeros((layout.rows, *part.shape[1:]), part.dtype) for part in parts)
     row_ids[:] = -1
-    for by_row, part in zip((scales, units, codes, row_ids), parts, strict=True):
-        by_row[layout.row_of_item] = part
+    for rows, part in zip((scales, units, codes, row_ids), parts, strict=True):
+        rows[layout.row_of_item] = part
     return {
         "codes": torch.from_numpy(in_blocks(codes)),
         "scales": torch.from_numpy(scales.reshape(-1, BLOCK)),
+        "row_codes": torch.from_numpy(by_row(codes, scales)[: None if row_codes else 0]),
         "vectors": torch.from_numpy(units),
         "ids": torch.from_numpy(row_ids),
         "item_rows": torch.from_numpy(layout.row_of_item.astype(np.int32)),
@@ -198,7 +207,8 @@ class Items:
 
     Items are numbered in ascending order of their ids, which is another order than that of their rows. `cluster_of`
     [N], else clusters are random, and their `centroids` [C, P] and `spreads` [C] too. Codes are of the vectors
-    themselves without `projection` [D, P] and without `code_dims`, the P of a random one.
+    themselves without `projection` [D, P] and without `code_dims`, the P of a random one; they lie row by row too with
+    `row_codes`.
     """
 
     def __init__(
@@ -215,6 +225,7 @@ class Items:
         spreads: np.ndarray | None = None,
         reach: Sequence[float] = (1.0,),
         frequent: int = 8,
+        row_codes: bool = True,
     ) -> None:
         generator = np.random.default_rng(seed)
         vectors = vectors.astype(np.float32)
@@ -237,7 +248,7 @@ class Items:
             spreads[clusters - clusters // 4 :] = spreads[:1]
         index = {
             "projection": torch.from_numpy(projection),
-            **item_index(vectors, projected, self.ids, self.layout),
+            **item_index(vectors, projected, self.ids, self.layout, row_codes),
             **centroid_index(centroids, spreads),
             "reach": torch.tensor(reach, dtype=torch.float32),
         }

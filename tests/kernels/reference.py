@@ -295,7 +295,8 @@ def search(request: Request, catalogue: Catalogue, limits: Limits) -> Found:
     total = int(passing.sum())
 
     codes, units = quantize(request.query, index["projection"])
-    sparse = sparse_rows(len(units), len(codes)) if request.program[1] != 0 else 0
+    by_vector = request.program[1] != 0 and not len(index["row_codes"])
+    sparse = sparse_rows(len(units), len(codes)) if by_vector else 0
     ranked_by = scan_scores(codes, units, index, passes, sparse)
     if total <= max(limits.exact_rows, candidates):
         taken = np.flatnonzero(passing).tolist()

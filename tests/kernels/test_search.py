@@ -36,7 +36,8 @@ def random_items(seed: int, count: int, dims: int, clusters: int, code_dims: int
     vectors[::13] = vectors[: 1 + (count - 1) // 13]  # equal rows
     reach = random.choice([[0.3], [0.5, 0.2, 0.0, -0.3]])
     columns = random_columns(random, count)
-    return Items(vectors, columns, seed=seed, clusters=clusters, code_dims=code_dims, reach=reach)
+    kind = {"code_dims": code_dims, "row_codes": random.random() < 0.6}
+    return Items(vectors, columns, seed=seed, clusters=clusters, reach=reach, **kind)
 
 
 @cache

@@ -52,6 +52,12 @@ struct InstructionSet {
                            int64_t blocks, int32_t first_row, const QueryCodes& query, float floor,
                            const NextBlocks& next, uint64_t* hits);
 
+    // Scores `count` rows that lie scattered in `codes` ([R, D4 + 1], D4 as in `query`), as scan_blocks does: the same
+    // bits. Appends packed_hit(score, rows[i]) to `hits` for each whose score is >= floor, in order, and returns how
+    // many. `hits` has room for all.
+    int64_t (*scan_rows)(const int32_t* codes, const int32_t* rows, int64_t count, const QueryCodes& query, float floor,
+                         uint64_t* hits);
+
     // Dot product of one fp16 row [D] with a float32 query, zero-padded to a multiple of 16 components.
     float (*dot_row)(const uint16_t* row, const float* query, int64_t dims);
 

@@ -51,9 +51,10 @@ ST_HOST_DEVICE constexpr int32_t count_bits(uint32_t word) {
     return static_cast<int32_t>((((word + (word >> 4)) & 0x0f0f0f0fu) * 0x01010101u) >> 24);
 }
 
-// Set bits at most of a block that is better read row by row. A block costs its codes and scales in sequence; a row of
-// fp16 lies somewhere else, and costs its bytes and as much as some eight cache lines more.
-ST_HOST_DEVICE constexpr int64_t sparse_rows(int64_t dims, int64_t code_dims) {
+// Where codes do not lie row by row too: set bits at most of a block whose rows are read from their fp16 components. A
+// block costs its codes and scales in sequence; a row lies somewhere else, and costs its bytes and as much as some eight
+// cache lines more.
+ST_HOST_DEVICE constexpr int64_t sparse_vectors(int64_t dims, int64_t code_dims) {
     return (block_bytes(code_dims) + kBlockRows * 4) / (2 * dims + 512);
 }
 
@@ -63,6 +64,13 @@ struct CodeBlocks {
     const float* scales;  // [NB, 32]
     int64_t blocks;       // NB
     int64_t dims;         // D
+};
+
+// The same codes row by row, for rows that are read one at a time: a row's groups of four codes, then the bits of its
+// scale, so that a short one is one cache line.
+struct RowCodes {
+    const int32_t* words;  // [R, D4 + 1], null: there are none
+    int64_t width;         // D4 + 1
 };
 
 // fp16 rows, row-major, each divided by its scale.
