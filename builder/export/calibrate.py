@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -25,11 +25,11 @@ REACH_STEP = 0.25  # standard deviations: tried first on either side of what is 
 MOST_ADDED = 4.0  # where that ends
 REACH_EXACT = 0.01  # where the search for the least reach ends
 MOST_REACH = 20.0
-WIDE = 0.999  # of the results: what the candidates are chosen with, so that clusters miss none worth the name
 MARGIN = 2.8  # standard errors above the target: 2 of the difference of two samples, as other queries are one
-CANDIDATES = (1.2, 1.5, 2.0, 3.0, 4.0)  # for each result; the last is what the others are compared with
+CANDIDATES = (1.1, 1.2, 1.5, 2.0, 3.0, 4.0)  # for each result
 FEWEST_CANDIDATES = 64  # fewer save nothing that could be measured
-SLIVER = 0.0005  # of recall that fewer candidates may cost
+SLIVER = 0.0005  # of recall, where the target is out of reach
+SLOWER = 1.03  # times the fastest: noise apart, more candidates will not be faster again
 SHARE_ITEMS, SHARE_QUERIES = 200_000, 64  # sample on which the reach by the share of items that pass is measured
 TIMED_QUERIES = 200  # of 1,000: a second in all where a search takes 5 ms
 SHARE_STEPS = 12  # powers of 4: 4^12 is a 16-millionth of the items
@@ -79,7 +79,7 @@ def calibrate(
     probes: int | None = None,
     candidates: int | None = None,
 ) -> Calibration:
-    """Find the least reach and the fewest candidates that surely find `target` recall; set and return them.
+    """Find the reach and the candidates that surely find `target` recall in the least time; set and return them.
 
     Surely: the mean over the queries lies `MARGIN` standard errors above the target, because it holds for the queries
     that chose the reach and should hold for others. Also measures `exact_rows` and sets it.
@@ -90,12 +90,12 @@ def calibrate(
     search.probes = probes or 0
     search.candidates = candidates or candidates_for(CANDIDATES[-1], results, search.max_candidates)
     search.exact_rows = _exact_rows(search, truth.queries)
-    if candidates is None:
-        search.reach = _reach_by_share(search, truth, WIDE)
-        _fewer_candidates(search, truth, target, results)
-    search.reach = _reach_by_share(search, truth, target)
-    if probes is None:
-        search.reach = search.reach + _missing_reach(search, truth, target)
+    expected = _reach_by_share(search, truth, target)
+    factors = CANDIDATES if candidates is None else ()
+    choices = sorted({candidates_for(factor, results, search.max_candidates) for factor in factors}) or [
+        search.candidates
+    ]
+    search.candidates, search.reach = _fastest(search, truth, target, expected, choices)
     recalls = measure_recall(search, truth)
     return Calibration(
         search.probes,
@@ -130,7 +130,7 @@ def exact_truth(
 
 def candidates_for(factor: float, results: int, max_candidates: int) -> int:
     """`factor` times the results, within what a request may ask for."""
-    return min(max_candidates, max(FEWEST_CANDIDATES, int(np.ceil(factor * results))))
+    return min(max_candidates, max(FEWEST_CANDIDATES, int(np.ceil(round(factor * results, 6)))))
 
 
 def measure_recall(search: Search, truth: Truth) -> NDArray[np.float64]:
@@ -165,15 +165,30 @@ def _sure(recalls: NDArray[np.float64]) -> float:
     return float(recalls.mean() - MARGIN * recalls.std() / len(recalls) ** 0.5)
 
 
-def _fewer_candidates(search: Search, truth: Truth, target: float, results: int) -> None:
-    """Set the fewest candidates that cost neither recall worth the name nor the target."""
-    most, recall = search.candidates, measure_recall(search, truth).mean()
-    least = max(recall - SLIVER, target) if recall >= target else recall - SLIVER
-    for factor in CANDIDATES[:-1]:
-        search.candidates = candidates_for(factor, results, search.max_candidates)
-        if search.candidates >= most or measure_recall(search, truth).mean() >= least:
-            return
-    search.candidates = most
+def _fastest(
+    search: Search, truth: Truth, target: float, expected: Tensor, choices: Sequence[int]
+) -> tuple[int, Tensor]:
+    """Of the numbers of candidates `choices`, ascending, the one whose search takes the least time, and its reach.
+
+    Few candidates need more clusters for the same recall, many have to be rescored. Only those that find the target
+    compete; if none does, the most are taken. `expected` [G]: the reach to begin with.
+    """
+    best, best_time = (choices[-1], expected), float("inf")
+    added = 0.0
+    for candidates in choices:
+        search.candidates, search.reach = candidates, expected + added
+        if search.probes == 0:
+            added += _missing_reach(search, truth, target)
+            search.reach = expected + added
+        if len(choices) == 1 or _sure(measure_recall(search, truth)) < target:
+            best = best if best_time < float("inf") else (candidates, search.reach)
+            continue
+        taken = median_milliseconds(search, truth.queries)
+        if taken < best_time:
+            best, best_time = (candidates, search.reach), taken
+        elif taken > SLOWER * best_time:
+            break
+    return best
 
 
 def _missing_reach(search: Search, truth: Truth, target: float) -> float:

@@ -225,7 +225,8 @@ class SilverTriton:
         self.torch.set_num_threads(count)
 
     def settings(self) -> list[Setting]:
-        return [{"reach": round(float(added), 2)} for added in np.arange(-1.2, 2.01, 0.1)]  # beside the default
+        reach = [round(float(added), 2) for added in np.arange(-1.2, 2.01, 0.1)]  # beside the default
+        return [{"candidates": c, "reach": r} for c in (110, 120, 150, 200) for r in reach]
 
     def prepare(self, setting: Setting, passing: np.ndarray | None) -> Callable[[np.ndarray], np.ndarray]:
         from client import F, compile_filter
@@ -235,7 +236,7 @@ class SilverTriton:
         if passing is not None:
             program = np.asarray(compile_filter(F.share == setting["share"], self.manifest.read_schema()))
         reach = self.reach + setting["reach"]
-        limits = torch.zeros(1, 2, dtype=torch.int32)
+        limits = torch.tensor([[0, setting["candidates"]]], dtype=torch.int32)
         inputs = [torch.from_numpy(program)[None], torch.full((1, 1), -1), torch.full((1, 1), torch.nan), limits]
         whole = {count: [tensor.repeat(count, 1) for tensor in inputs] for count in (1, 64)}
 
