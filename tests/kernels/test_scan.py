@@ -200,6 +200,7 @@ def spread_items(dims: int, code_dims: int, sparse: int) -> tuple[Items, list[Re
         cluster_of=cluster_of,
         seed=seed,
         code_dims=code_dims,
+        row_codes=False,
     )
     return items, [Request(query, marked(at)) for query in items.queries(generator, 3) for at in range(3)]
 
@@ -215,6 +216,28 @@ def test_sparse_blocks(dims: int, code_dims: int, sparse: int) -> None:
     for candidates in (1, 60, 170):
         found = items.check(requests, Limits(6, candidates, 170), f"seed {dims + code_dims}, {candidates} candidates")
         assert all(answer.stats[0] == 6 and answer.stats[1] > candidates for answer in found)
+
+
+@pytest.mark.parametrize("code_dims", [0, 3, 50])
+def test_rows_and_blocks_of_one_filter(code_dims: int) -> None:
+    """Where codes lie row by row: 0 to 12 passing rows in few blocks, in some and in most. Nobody sees which were read
+    as blocks; scores are those of the codes in either."""
+    seed, count = 20 + code_dims, 4000
+    generator = np.random.default_rng(seed)
+    cluster_of = generator.integers(5, size=count)
+    layout = lay_out(cluster_of, 5)
+    place = layout.row_of_item % 32  # in its block
+    members = []
+    for share in (0.05, 0.2, 1.0):
+        most = np.where(generator.random(layout.blocks) < share, generator.integers(1, 13, layout.blocks), 0)
+        members.append(place < most[layout.row_of_item // 32])
+    vectors = generator.normal(size=(count, 64))
+    items = Items(vectors, marks(*members), clusters=5, cluster_of=cluster_of, seed=seed, code_dims=code_dims)
+    assert [bool(16 * passing.sum() < count) for passing in members] == [True, True, False]
+    requests = [Request(query, marked(at)) for query in items.queries(generator, 3) for at in range(3)]
+    requests += [Request(one.query, one.program, items.ids[::3].tolist()) for one in requests]
+    for candidates in (1, 20, 60):
+        items.check(requests, Limits(5, candidates, 60), f"seed {seed}, {candidates} candidates")
 
 
 @pytest.mark.parametrize(("dims", "code_dims"), [(4096, 0), (1024, 500)])

@@ -381,6 +381,35 @@ def test_requests_that_share_clusters(batch: int) -> None:
             assert torch.equal(one[0].flatten(), mine), f"seed {seed}, request {b}"
 
 
+@pytest.mark.parametrize("batch", [2, 30])
+@pytest.mark.parametrize("passing", [0.004, 0.02, 0.5])
+def test_requests_of_equal_filters(batch: int, passing: float) -> None:
+    """Their filter runs once, as a list or as a mask; what one excludes, or asks for wrongly, is its own affair."""
+    seed, count = batch, 4000
+    generator = np.random.default_rng(seed)
+    columns = marks(generator.random(count) < passing, generator.random(count) < 0.5)
+    items = Items(generator.normal(size=(count, 9)), columns, clusters=40, seed=seed, reach=[0.3], frequent=125)
+    ids = items.ids.tolist()
+    kinds = [
+        Request(GOOD, marked(0)),
+        Request(GOOD, marked(0), ids[::2]),
+        Request(GOOD, [*marked(0), 5, 6]),  # what lies behind the code counts for nothing
+        Request(GOOD, marked(0), limits=(0, 60)),  # all that pass, where those are few
+        Request(GOOD, marked(0), status=2),
+        Request(GOOD, marked(0), [-2]),
+        Request(GOOD, marked(1), ids[1::2]),
+        Request(GOOD, OF_ANOTHER_SCHEMA),
+        Request(GOOD, MALFORMED),
+        Request(GOOD),
+    ]
+    queries = items.queries(generator, batch)
+    requests = [
+        Request(query, kind.program, kind.exclude, kind.limits, kind.status)
+        for query, kind in zip(queries, (kinds * batch)[:batch], strict=True)
+    ]
+    items.check(requests, Limits(probes=0, candidates=10, max_candidates=60), f"seed {seed}")
+
+
 def test_masks_too_large_to_be_alive_at_once() -> None:
     """search.cpp keeps masks of 1 MiB and searches a filtered batch in parts beyond that."""
     seed, count = 6, 20_000

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from builder.index.blocks import arrange, pack_codes, pack_mask, pack_vectors
+from builder.index.blocks import arrange, pack_codes, pack_mask, pack_rows, pack_vectors
 from builder.index.projection import no_projection
 from builder.index.quantize import quantize
 
@@ -56,3 +56,19 @@ def test_pack_vectors_reorders_in_chunks_and_zeroes_padding(monkeypatch: pytest.
     assert torch.equal(scales.flatten(), expected_scales)
     assert torch.equal(halves, expected_halves)
     assert not halves[torch.from_numpy(layout.item_of_row) < 0].any()
+
+
+def test_pack_rows_holds_the_codes_and_the_scale_of_each_row() -> None:
+    rng = np.random.default_rng(3)
+    codes, scales = torch.from_numpy(rng.integers(-127, 128, size=(64, 6))).to(torch.int8), torch.rand(2, 32)
+    rows = pack_rows(pack_codes(codes), scales, dims=20)
+    assert (rows.shape, rows.dtype) == ((64, 3), torch.int32)
+    as_bytes = rows.view(torch.int8)
+    assert torch.equal(as_bytes[:, :6], codes)
+    assert not as_bytes[:, 6:8].any()
+    assert torch.equal(rows[:, 2].contiguous().view(torch.float32), scales.flatten())
+
+
+def test_codes_are_not_kept_twice_where_that_takes_more_than_a_byte_a_dim() -> None:
+    codes, scales = torch.zeros(3, 2, 32, 4, dtype=torch.int8), torch.zeros(3, 32)
+    assert [tuple(pack_rows(codes, scales, dims).shape) for dims in (20, 19)] == [(96, 3), (0, 3)]

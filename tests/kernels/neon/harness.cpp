@@ -233,6 +233,53 @@ void check_scan_blocks(Random& random, int64_t groups, int64_t blocks) {
     }
 }
 
+// Rows in any order, some of them several times, as scan_blocks scores them without spreads.
+void check_scan_rows(Random& random, int64_t groups, int64_t rows, int64_t count) {
+    const int64_t width = groups + 1;
+    Fenced<int32_t> codes(static_cast<size_t>(rows * width)), query(static_cast<size_t>(groups));
+    Fenced<int32_t> chosen(static_cast<size_t>(count));
+    const int code_kind = static_cast<int>(random.below(5)), query_kind = static_cast<int>(random.below(3));
+    int32_t query_sum = 0;
+    int8_t* query_codes = reinterpret_cast<int8_t*>(query.data());
+    for (int64_t i = 0; i < 4 * groups; ++i) {
+        query_codes[i] = query_kind == 2 ? int8_t{-127} : random_code(random, query_kind);
+        query_sum += query_codes[i];
+    }
+    constexpr float kOdd[] = {0.0f, -0.0f, 1e-45f, 3e38f, -1.0f, 1.0f, kInfinity, -kInfinity, kNan};
+    const bool odd = random.below(3) == 0;
+    std::vector<float> scores(static_cast<size_t>(rows));
+    for (int64_t row = 0; row < rows; ++row) {
+        int8_t* code = reinterpret_cast<int8_t*>(codes.data() + row * width);
+        int64_t sum = 0;
+        for (int64_t i = 0; i < 4 * groups; ++i) {
+            code[i] = random_code(random, code_kind);
+            sum += code[i] * query_codes[i];
+        }
+        const float scale = odd ? random.any_of(kOdd) : std::fabs(random.unit()) * 0.01f;
+        std::memcpy(code + 4 * groups, &scale, sizeof scale);
+        scores[static_cast<size_t>(row)] = static_cast<float>(static_cast<int32_t>(sum)) * scale;
+    }
+    for (int32_t& row : chosen) row = static_cast<int32_t>(random.below(rows));
+
+    const QueryCodes prepared{query.data(), groups, static_cast<int32_t>(0u - 128u * static_cast<uint32_t>(query_sum))};
+    const float some = scores[static_cast<size_t>(random.below(rows))];
+    for (const float floor : {-kInfinity, some, std::nextafter(some, kInfinity), kInfinity}) {
+        std::vector<uint64_t> expected;
+        for (const int32_t row : chosen)
+            if (scores[static_cast<size_t>(row)] >= floor)
+                expected.push_back(packed_hit(scores[static_cast<size_t>(row)], row));
+        note(expected.data(), static_cast<int64_t>(expected.size()));
+        for (const InstructionSet* set : sets) {
+            Fenced<uint64_t> hits(static_cast<size_t>(count));
+            const int64_t found = set->scan_rows(codes.data(), chosen.data(), count, prepared, floor, hits.data());
+            if (std::vector<uint64_t>(hits.data(), hits.data() + found) == expected) continue;
+            fail(*set, "scan_rows: " + std::to_string(found) + " hits, expected " + std::to_string(expected.size()) +
+                           "; groups " + std::to_string(groups) + ", rows " + std::to_string(count) + ", codes " +
+                           std::to_string(code_kind) + ", floor " + shown(floor));
+        }
+    }
+}
+
 float value_of(uint16_t half) {
     const int exponent = half >> 10 & 31, fraction = half & 1023;
     const float value = exponent == 0 ? std::ldexp(static_cast<float>(fraction), -24)
@@ -496,6 +543,12 @@ int run() {
         for (int repeat = 0; repeat < 40; ++repeat) check_scan_blocks(random, groups, 1 + random.below(4));
     for (const int64_t groups : {64, 97, 192, 1024}) check_scan_blocks(random, groups, 2);
     for (int repeat = 0; repeat < 3; ++repeat) check_scan_blocks(random, groups_of(kMaxDims) / 2, 1);
+    for (int64_t groups = 1; groups <= 35; ++groups)
+        for (int repeat = 0; repeat < 30; ++repeat) {
+            const int64_t rows = 1 + random.below(60), count = random.below(50);
+            check_scan_rows(random, groups, rows, count);
+        }
+    for (const int64_t groups : {64, 97, 1024}) check_scan_rows(random, groups, 9, 20);
     check_every_half();
     for (int64_t dims = 1; dims <= 100; ++dims)
         for (int repeat = 0; repeat < 60; ++repeat) check_dot_row(random, dims);
