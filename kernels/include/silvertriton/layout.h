@@ -52,8 +52,8 @@ ST_HOST_DEVICE constexpr int32_t count_bits(uint32_t word) {
 }
 
 // Where codes do not lie row by row too: set bits at most of a block whose rows are read from their fp16 components. A
-// block costs its codes and scales in sequence; a row lies somewhere else, and costs its bytes and as much as some eight
-// cache lines more.
+// block costs its codes and scales in sequence; a row lies somewhere else, and costs its bytes and as much as some
+// eight cache lines more.
 ST_HOST_DEVICE constexpr int64_t sparse_vectors(int64_t dims, int64_t code_dims) {
     return (block_bytes(code_dims) + kBlockRows * 4) / (2 * dims + 512);
 }
