@@ -67,18 +67,19 @@ def pack_codes(codes: Tensor) -> Tensor:
 
 
 def pack_rows(codes: Tensor, scales: Tensor, dims: int) -> Tensor:
-    """The same codes row by row, `[R, P4 + 1] int32`: the groups of four of a row, then the bits of its scale.
+    """The same codes row by row, `[R, W] int32`: the groups of four of a row, the bits of its scale, zeros.
 
-    For filters that few rows of a block pass. `codes [NB, P4, 32, 4] int8`, `scales [NB, 32] float32`. None, `[0, P4 +
-    1]`, where both copies would take more than a byte for each of the `dims` of the vectors.
+    For filters that few rows of a block pass. `codes [NB, P4, 32, 4] int8`, `scales [NB, 32] float32`; W is P4 + 1 in
+    whole fours. None, `[0, W]`, where both copies would take more than a byte for each of the `dims` of the vectors.
     """
     blocks, groups = codes.shape[:2]
-    if 4 * (2 * groups + 1) > dims:
-        return torch.empty(0, groups + 1, dtype=torch.int32)
-    rows = torch.empty(blocks, BLOCK, groups + 1, dtype=torch.int32)
+    width = (groups + 4) // 4 * 4
+    if 4 * (groups + width) > dims:
+        return torch.empty(0, width, dtype=torch.int32)
+    rows = torch.zeros(blocks, BLOCK, width, dtype=torch.int32)
     rows[:, :, :groups] = codes.view(torch.int32).squeeze(3).transpose(1, 2)
     rows[:, :, groups] = scales.view(torch.int32)
-    return rows.view(blocks * BLOCK, groups + 1)
+    return rows.view(blocks * BLOCK, width)
 
 
 def pack_vectors(

@@ -15,7 +15,8 @@ namespace {
 
 // maddubs multiplies unsigned by signed bytes and adds pairs in int16: |code| <= 128 and |query code| <= 127 make at
 // most 2 * 128 * 127 = 32,512, below its saturation.
-ST_AVX2 inline __m256i add_products(__m256i sums, __m256i code, __m256i query) {
+ST_AVX2 inline __m256i add_products(__m256i sums, const int8_t* codes, __m256i query) {
+    const __m256i code = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes));
     const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(code), _mm256_sign_epi8(query, code));
     return _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
@@ -40,10 +41,7 @@ ST_AVX2 int64_t scan_blocks(const int8_t* codes, const float* scales, const Spre
                 _mm_prefetch(asked, _MM_HINT_T1);
                 _mm_prefetch(asked + 64, _MM_HINT_T1);
             }
-            for (int part = 0; part < 4; ++part) {
-                const __m256i code = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at + 32 * part));
-                sums[part] = add_products(sums[part], code, q);
-            }
+            for (int part = 0; part < 4; ++part) sums[part] = add_products(sums[part], at + 32 * part, q);
         }
         uint32_t reached = 0;
         for (int part = 0; part < 4; ++part) {
@@ -65,17 +63,15 @@ ST_AVX2 int64_t scan_blocks(const int8_t* codes, const float* scales, const Spre
     return written;
 }
 
-ST_AVX2 inline int32_t row_sum(const int32_t* row, const QueryCodes& query) {
-    const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    __m256i sums = _mm256_setzero_si256();
-    for (int64_t j = 0; j < query.group_count; j += 8) {
-        const __m256i left = _mm256_set1_epi32(static_cast<int32_t>(query.group_count - j));
-        const __m256i there = _mm256_cmpgt_epi32(left, lanes);
-        sums =
-            add_products(sums, _mm256_maskload_epi32(row + j, there), _mm256_maskload_epi32(query.groups + j, there));
+ST_AVX2 inline int32_t row_sum(const int32_t* row, int64_t width, const QueryCodes& query) {
+    __m128i sums = _mm_setzero_si128();
+    for (int64_t j = 0; j < width; j += 4) {
+        const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(row + j));
+        const __m128i factors = _mm_loadu_si128(reinterpret_cast<const __m128i*>(query.groups + j));
+        const __m128i pairs = _mm_maddubs_epi16(_mm_abs_epi8(codes), _mm_sign_epi8(factors, codes));
+        sums = _mm_add_epi32(sums, _mm_madd_epi16(pairs, _mm_set1_epi16(1)));
     }
-    const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
-    const __m128i two = _mm_add_epi32(four, _mm_unpackhi_epi64(four, four));
+    const __m128i two = _mm_add_epi32(sums, _mm_unpackhi_epi64(sums, sums));
     return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 1)));
 }
 

@@ -91,16 +91,16 @@ ST_AVX512 int64_t scan_blocks(const int8_t* codes, const float* scales, const Sp
     return written;
 }
 
-ST_AVX512 inline int32_t row_sum(const int32_t* row, const QueryCodes& query) {
-    const __m512i offset = _mm512_set1_epi8(static_cast<char>(0x80));
-    __m512i sums = _mm512_setzero_si512();
-    for (int64_t j = 0; j < query.group_count; j += 16) {
-        const int64_t left = query.group_count - j;
-        const auto there = static_cast<__mmask16>(left < 16 ? (1u << left) - 1 : 0xffffu);
-        sums = _mm512_dpbusd_epi32(sums, _mm512_xor_si512(_mm512_maskz_loadu_epi32(there, row + j), offset),
-                                   _mm512_maskz_loadu_epi32(there, query.groups + j));
+ST_AVX512 inline int32_t row_sum(const int32_t* row, int64_t width, const QueryCodes& query) {
+    const __m128i offset = _mm_set1_epi8(static_cast<char>(0x80));
+    __m128i sums = _mm_setzero_si128();
+    for (int64_t j = 0; j < width; j += 4) {
+        const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(row + j));
+        const __m128i factors = _mm_loadu_si128(reinterpret_cast<const __m128i*>(query.groups + j));
+        sums = _mm_dpbusd_epi32(sums, _mm_xor_si128(codes, offset), factors);
     }
-    return query.unsigned_bias + _mm512_reduce_add_epi32(sums);
+    const __m128i two = _mm_add_epi32(sums, _mm_unpackhi_epi64(sums, sums));
+    return query.unsigned_bias + _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 1)));
 }
 
 ST_AVX512 float dot_row(const uint16_t* row, const float* query, int64_t dims) {

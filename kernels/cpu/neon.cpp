@@ -133,26 +133,20 @@ int64_t scan_blocks(const int8_t* codes, const float* scales, const Spreads& spr
     return written;
 }
 
-// Groups from `at` on, four at most, zeros past the end.
-inline int8x16_t four_groups(const int32_t* groups, int64_t at, int64_t count) {
-    if (count - at >= 4) return vreinterpretq_s8_s32(vld1q_s32(groups + at));
-    int32_t tail[4] = {};
-    std::memcpy(tail, groups + at, static_cast<size_t>(count - at) * sizeof(int32_t));
-    return vreinterpretq_s8_s32(vld1q_s32(tail));
+inline int8x16_t four_groups(const int32_t* groups) {
+    return vreinterpretq_s8_s32(vld1q_s32(groups));
 }
 
-ST_DOTPROD inline int32_t row_sum_dotprod(const int32_t* row, const QueryCodes& query) {
+ST_DOTPROD inline int32_t row_sum_dotprod(const int32_t* row, int64_t width, const QueryCodes& query) {
     int32x4_t sums = vdupq_n_s32(0);
-    for (int64_t j = 0; j < query.group_count; j += 4)
-        sums = vdotq_s32(sums, four_groups(row, j, query.group_count), four_groups(query.groups, j, query.group_count));
+    for (int64_t j = 0; j < width; j += 4) sums = vdotq_s32(sums, four_groups(row + j), four_groups(query.groups + j));
     return vaddvq_s32(sums);
 }
 
-inline int32_t row_sum(const int32_t* row, const QueryCodes& query) {
+inline int32_t row_sum(const int32_t* row, int64_t width, const QueryCodes& query) {
     int32x4_t sums = vdupq_n_s32(0);
-    for (int64_t j = 0; j < query.group_count; j += 4) {
-        const int8x16_t code = four_groups(row, j, query.group_count);
-        const int8x16_t factor = four_groups(query.groups, j, query.group_count);
+    for (int64_t j = 0; j < width; j += 4) {
+        const int8x16_t code = four_groups(row + j), factor = four_groups(query.groups + j);
         const int16x8_t low = vmull_s8(vget_low_s8(code), vget_low_s8(factor)), high = vmull_high_s8(code, factor);
         sums = vpadalq_s16(sums, vpaddq_s16(low, high));
     }

@@ -45,7 +45,7 @@ int64_t scan_blocks(const int8_t* codes, const float* scales, const Spreads& spr
     return written;
 }
 
-int32_t row_sum(const int32_t* row, const QueryCodes& query) {
+int32_t row_sum(const int32_t* row, int64_t, const QueryCodes& query) {
     const int8_t* codes = reinterpret_cast<const int8_t*>(row);
     const int8_t* factors = reinterpret_cast<const int8_t*>(query.groups);
     int32_t sum = 0;

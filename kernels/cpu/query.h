@@ -40,7 +40,8 @@ class PreparedQuery {
             coded = sums;
         }
         const float scale = scale_of(largest);
-        groups_.assign(static_cast<size_t>(groups_of(code_dims)), 0);
+        const int64_t groups = groups_of(code_dims);
+        groups_.assign(static_cast<size_t>(groups + 4), 0);  // scan_rows reads whole vectors of four
         int8_t* codes = reinterpret_cast<int8_t*>(groups_.data());
         int32_t sum = 0;
         squares_ = 0;
@@ -50,8 +51,7 @@ class PreparedQuery {
             squares_ += codes[p] * codes[p];
         }
         for (int64_t i = 0; i < dims; ++i) units_[i] = in_scale(units_[i], scale);
-        codes_ = {groups_.data(), static_cast<int64_t>(groups_.size()),
-                  static_cast<int32_t>(0u - 128u * static_cast<uint32_t>(sum))};
+        codes_ = {groups_.data(), groups, static_cast<int32_t>(0u - 128u * static_cast<uint32_t>(sum))};
     }
 
     const QueryCodes& codes() const { return codes_; }

@@ -11,7 +11,7 @@ namespace silvertriton::cpu {
 inline void ask_for_row(const int32_t* row, int64_t width) {
     constexpr int64_t kLineWords = 16;
     for (int64_t word = 0; word < width; word += kLineWords) __builtin_prefetch(row + word);
-    __builtin_prefetch(row + width - 1);  // it may reach into one line more
+    if (width % 8 != 0) __builtin_prefetch(row + width - 1);  // it may reach into one line more
 }
 
 // Calls body(i, row) for fp16 rows row_at(0), row_at(1), ..., asking for them ahead of time. All of them must exist.

@@ -204,7 +204,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> search(
         CB("ceil(C / 32)", (filters.clusters + kBlockRows - 1) / kBlockRows, "cluster_blocks");
     checks.tensor("codes", codes, ScalarType::Char, {&NB, &P4, &block, &four});
     checks.tensor("scales", scales, ScalarType::Float, {&NB, &block});
-    Dim words("P4 + 1", P4.value() + 1, "ceil(P / 4) + 1");
+    Dim words("W", RowCodes::width(P.value()), "P4 + 1 in whole fours");
     checks.tensor("row_codes", row_codes, ScalarType::Int, {&W0, &words});
     const bool by_row = W0.value() != 0;
     if (by_row && W0.value() != R.value())
@@ -226,7 +226,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> search(
     const cpu::SearchIndex index{
         {in<int8_t>(codes), in<float>(scales), NB.value(), P.value()},
         {in<int8_t>(centroid_codes), in<float>(centroid_scales), CB.value(), P.value()},
-        {by_row ? in<int32_t>(row_codes) : nullptr, words.value()},
+        {by_row ? in<int32_t>(row_codes) : nullptr},
         {in<uint16_t>(vectors), in<float>(scales), R.value(), D.value()},
         projects ? in<float>(projection) : nullptr,
         in<int64_t>(ids),

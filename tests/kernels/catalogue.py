@@ -149,9 +149,10 @@ def in_blocks(codes: np.ndarray) -> np.ndarray:
 
 
 def by_row(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """[R, P] int8 rows and their scales [R] as [R, P4 + 1] int32."""
+    """[R, P] int8 rows and their scales [R] as [R, W] int32."""
     padded = np.pad(codes, ((0, 0), (0, -codes.shape[1] % 4)))
-    return np.concatenate([np.ascontiguousarray(padded).view(np.int32), scales.view(np.int32)[:, None]], axis=1)
+    words = np.concatenate([np.ascontiguousarray(padded).view(np.int32), scales.view(np.int32)[:, None]], axis=1)
+    return np.pad(words, ((0, 0), (0, -words.shape[1] % 4)))
 
 
 def item_index(

@@ -17,7 +17,7 @@ namespace silvertriton {
 
 // A query prepared for every instruction set.
 struct QueryCodes {
-    const int32_t* groups;  // [D4] four int8 codes each, first component in the low byte; zero past D
+    const int32_t* groups;  // [D4] four int8 codes each, first component in the low byte; zero past D, and four more
     int64_t group_count;    // D4
     int32_t unsigned_bias;  // -128 * sum of codes: takes back the offset of codes read as unsigned bytes
 };
@@ -52,9 +52,9 @@ struct InstructionSet {
                            int64_t blocks, int32_t first_row, const QueryCodes& query, float floor,
                            const NextBlocks& next, uint64_t* hits);
 
-    // Scores `count` rows that lie scattered in `codes` ([R, D4 + 1], D4 as in `query`), as scan_blocks does: the same
-    // bits. Appends packed_hit(score, rows[i]) to `hits` for each whose score is >= floor, in order, and returns how
-    // many. `hits` has room for all.
+    // Scores `count` rows that lie scattered in `codes` (RowCodes, of as many dims as `query`), as scan_blocks does:
+    // the same bits. Appends packed_hit(score, rows[i]) to `hits` for each whose score is >= floor, in order, and
+    // returns how many. `hits` has room for all.
     int64_t (*scan_rows)(const int32_t* codes, const int32_t* rows, int64_t count, const QueryCodes& query, float floor,
                          uint64_t* hits);
 

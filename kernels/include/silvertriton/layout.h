@@ -67,10 +67,12 @@ struct CodeBlocks {
 };
 
 // The same codes row by row, for rows that are read one at a time: a row's groups of four codes, then the bits of its
-// scale, so that a short one is one cache line.
+// scale, then zeros up to whole vectors of four words.
 struct RowCodes {
-    const int32_t* words;  // [R, D4 + 1], null: there are none
-    int64_t width;         // D4 + 1
+    const int32_t* words;  // [R, W], null: there are none
+
+    // W: words of a row of `dims` codes.
+    ST_HOST_DEVICE static constexpr int64_t width(int64_t dims) { return (groups_of(dims) + 4) / 4 * 4; }
 };
 
 // fp16 rows, row-major, each divided by its scale.

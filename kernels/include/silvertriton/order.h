@@ -16,7 +16,9 @@ ST_HOST_DEVICE inline uint32_t sortable(float score) {
     score += 0.0f;  // -0 becomes +0
     uint32_t bits;
     memcpy(&bits, &score, sizeof bits);
-    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+    // All bits flip where the sign is set, else the sign alone. Without a branch, which scores of either sign
+    // mispredict.
+    return bits ^ (static_cast<uint32_t>(static_cast<int32_t>(bits) >> 31) | 0x80000000u);
 }
 
 ST_HOST_DEVICE inline float score_of(uint32_t key) {

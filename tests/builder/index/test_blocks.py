@@ -61,8 +61,9 @@ def test_pack_vectors_reorders_in_chunks_and_zeroes_padding(monkeypatch: pytest.
 def test_pack_rows_holds_the_codes_and_the_scale_of_each_row() -> None:
     rng = np.random.default_rng(3)
     codes, scales = torch.from_numpy(rng.integers(-127, 128, size=(64, 6))).to(torch.int8), torch.rand(2, 32)
-    rows = pack_rows(pack_codes(codes), scales, dims=20)
-    assert (rows.shape, rows.dtype) == ((64, 3), torch.int32)
+    rows = pack_rows(pack_codes(codes), scales, dims=24)
+    assert (rows.shape, rows.dtype) == ((64, 4), torch.int32)
+    assert not rows[:, 3].any()
     as_bytes = rows.view(torch.int8)
     assert torch.equal(as_bytes[:, :6], codes)
     assert not as_bytes[:, 6:8].any()
@@ -71,4 +72,4 @@ def test_pack_rows_holds_the_codes_and_the_scale_of_each_row() -> None:
 
 def test_codes_are_not_kept_twice_where_that_takes_more_than_a_byte_a_dim() -> None:
     codes, scales = torch.zeros(3, 2, 32, 4, dtype=torch.int8), torch.zeros(3, 32)
-    assert [tuple(pack_rows(codes, scales, dims).shape) for dims in (20, 19)] == [(96, 3), (0, 3)]
+    assert [tuple(pack_rows(codes, scales, dims).shape) for dims in (24, 23)] == [(96, 4), (0, 4)]

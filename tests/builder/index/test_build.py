@@ -40,6 +40,6 @@ def test_every_item_is_found_in_its_row_with_its_vector_and_values() -> None:
         assert forward["genres.keys"][forward["genres.codes"][first:last].long() - 1].tolist() == tags[item].tolist()
         price = float(forward["price.values"][row])
         assert price == prices[item] or (np.isnan(price) and np.isnan(prices[item]))
-    assert index.row_codes.shape == (0, 4)  # all 10 dims are coded: 28 bytes a row would be kept twice
+    assert index.row_codes.shape == (0, 4)  # all 10 dims are coded: both copies would take 28 bytes a row
     assert index.filters.feature_terms.tolist()[-1] == len(index.filters.term_keys)
     assert len(index.filters.feature_terms) == 2  # only `colour` filters

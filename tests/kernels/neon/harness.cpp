@@ -235,8 +235,8 @@ void check_scan_blocks(Random& random, int64_t groups, int64_t blocks) {
 
 // Rows in any order, some of them several times, as scan_blocks scores them without spreads.
 void check_scan_rows(Random& random, int64_t groups, int64_t rows, int64_t count) {
-    const int64_t width = groups + 1;
-    Fenced<int32_t> codes(static_cast<size_t>(rows * width)), query(static_cast<size_t>(groups));
+    const int64_t width = RowCodes::width(4 * groups);
+    Fenced<int32_t> codes(static_cast<size_t>(rows * width)), query(static_cast<size_t>(groups + 4));
     Fenced<int32_t> chosen(static_cast<size_t>(count));
     const int code_kind = static_cast<int>(random.below(5)), query_kind = static_cast<int>(random.below(3));
     int32_t query_sum = 0;
