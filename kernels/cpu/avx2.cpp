@@ -7,6 +7,7 @@
 
 #include "rows.h"
 #include "silvertriton/instruction_set.h"
+#include "take_sparse.h"
 
 #define ST_AVX2 __attribute__((target("avx2,f16c,popcnt")))
 
@@ -108,7 +109,8 @@ ST_AVX2 float dot_row(const uint16_t* row, const float* query, int64_t dims) {
 
 }  // namespace
 
-const InstructionSet kAvx2{"avx2", scan_blocks, scan_rows, dot_row, and_words, or_words, not_words, count_words};
+const InstructionSet kAvx2{"avx2",    scan_blocks, scan_rows, cpu::take_sparse, dot_row,
+                           and_words, or_words,    not_words, count_words};
 
 }  // namespace silvertriton
 

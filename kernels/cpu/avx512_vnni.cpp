@@ -103,6 +103,25 @@ ST_AVX512 inline int32_t row_sum(const int32_t* row, int64_t width, const QueryC
     return query.unsigned_bias + _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 1)));
 }
 
+// Whole vectors of row numbers, compressed to the bits that are set: no branch on how many those are.
+ST_AVX512 int64_t take_sparse(uint32_t* masks, int64_t blocks, int64_t most, int32_t first_row, int32_t* rows) {
+    const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    int64_t taken = 0;
+    for (int64_t b = 0; b < blocks; ++b) {
+        const uint32_t mask = masks[b], low = mask & 0xffffu, high = mask >> 16;
+        if (mask == 0 || _mm_popcnt_u32(mask) > most) continue;
+        const int32_t row = first_row + static_cast<int32_t>(b * kBlockRows);
+        const __m512i first = _mm512_add_epi32(lanes, _mm512_set1_epi32(row));
+        const __m512i second = _mm512_add_epi32(lanes, _mm512_set1_epi32(row + 16));
+        _mm512_storeu_si512(rows + taken, _mm512_maskz_compress_epi32(static_cast<__mmask16>(low), first));
+        taken += _mm_popcnt_u32(low);
+        _mm512_storeu_si512(rows + taken, _mm512_maskz_compress_epi32(static_cast<__mmask16>(high), second));
+        taken += _mm_popcnt_u32(high);
+        masks[b] = 0;
+    }
+    return taken;
+}
+
 ST_AVX512 float dot_row(const uint16_t* row, const float* query, int64_t dims) {
     __m512 lanes = _mm512_setzero_ps();
     int64_t i = 0;
@@ -130,7 +149,7 @@ ST_AVX512 float dot_row(const uint16_t* row, const float* query, int64_t dims) {
 
 }  // namespace
 
-const InstructionSet kAvx512Vnni{"avx512vnni", scan_blocks, scan_rows, dot_row,
+const InstructionSet kAvx512Vnni{"avx512vnni", scan_blocks, scan_rows, take_sparse, dot_row,
                                  and_words,    or_words,    not_words, count_words};
 
 }  // namespace silvertriton

@@ -8,6 +8,7 @@
 
 #include "rows.h"
 #include "silvertriton/instruction_set.h"
+#include "take_sparse.h"
 
 #define ST_DOTPROD __attribute__((target("arch=armv8.2-a+dotprod")))
 
@@ -195,9 +196,11 @@ float dot_row(const uint16_t* row, const float* query, int64_t dims) {
 
 }  // namespace
 
-const InstructionSet kNeon{"neon", scan_blocks, scan_rows, dot_row, and_words, or_words, not_words, count_words};
-const InstructionSet kNeonDotprod{"neon-dotprod", scan_blocks_dotprod, scan_rows_dotprod, dot_row, and_words,
-                                  or_words,       not_words,           count_words};
+const InstructionSet kNeon{"neon",    scan_blocks, scan_rows, cpu::take_sparse, dot_row,
+                           and_words, or_words,    not_words, count_words};
+const InstructionSet kNeonDotprod{"neon-dotprod", scan_blocks_dotprod, scan_rows_dotprod, cpu::take_sparse,
+                                  dot_row,        and_words,           or_words,          not_words,
+                                  count_words};
 
 }  // namespace silvertriton
 

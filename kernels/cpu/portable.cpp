@@ -5,6 +5,7 @@
 #include "half.h"
 #include "rows.h"
 #include "silvertriton/instruction_set.h"
+#include "take_sparse.h"
 
 namespace silvertriton {
 namespace {
@@ -77,7 +78,7 @@ inline int64_t count_pair(uint64_t pair) {
 
 }  // namespace
 
-const InstructionSet kPortable{"portable", scan_blocks, scan_rows, dot_row,
+const InstructionSet kPortable{"portable", scan_blocks, scan_rows, cpu::take_sparse, dot_row,
                                and_words,  or_words,    not_words, count_words};
 
 }  // namespace silvertriton

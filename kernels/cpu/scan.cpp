@@ -50,19 +50,14 @@ void take_rows(const uint32_t* masks, int64_t first, int64_t blocks, TopCandidat
 }
 
 // Moves the rows of blocks that few rows of pass from the masks to `pending`. Returns whether any block is left.
-bool split_sparse(int64_t sparse, int64_t first, int64_t blocks, uint32_t* masks, std::vector<int32_t>& pending) {
-    bool left = false;
-    for (int64_t b = 0; b < blocks; ++b) {
-        if (masks[b] == 0) continue;
-        if (count_bits(masks[b]) > sparse) {
-            left = true;
-            continue;
-        }
-        for (uint32_t bits = masks[b]; bits != 0; bits &= bits - 1)
-            pending.push_back(static_cast<int32_t>((first + b) * kBlockRows + __builtin_ctz(bits)));
-        masks[b] = 0;
-    }
-    return left;
+bool split_sparse(const InstructionSet& isa, int64_t sparse, int64_t first, int64_t blocks, uint32_t* masks,
+                  std::vector<int32_t>& pending) {
+    const size_t before = pending.size();
+    pending.resize(before + static_cast<size_t>(blocks * kBlockRows + 16));
+    const int64_t taken =
+        isa.take_sparse(masks, blocks, sparse, static_cast<int32_t>(first * kBlockRows), pending.data() + before);
+    pending.resize(before + static_cast<size_t>(taken));
+    return std::any_of(masks, masks + blocks, [](uint32_t mask) { return mask != 0; });
 }
 
 }  // namespace
@@ -160,7 +155,7 @@ void scan_cluster(const InstructionSet& isa, const SearchIndex& index, const Req
             take_rows(present, block, count, scan.best);
             continue;
         }
-        if (filtered && sparse > 0 && !split_sparse(sparse, block, count, masks, scan.pending)) continue;
+        if (filtered && sparse > 0 && !split_sparse(isa, sparse, block, count, masks, scan.pending)) continue;
         scan_run(isa, index.items, {}, present, block, end, request.query.codes(),
                  skip(next, block - first, index.items.dims), scan.best);
     }

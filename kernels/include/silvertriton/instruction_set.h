@@ -58,6 +58,10 @@ struct InstructionSet {
     int64_t (*scan_rows)(const int32_t* codes, const int32_t* rows, int64_t count, const QueryCodes& query, float floor,
                          uint64_t* hits);
 
+    // Takes the rows of the blocks in which at most `most` rows are set out of `masks`: writes first_row + 32 b + r of
+    // each to `rows`, ascending, and 0 to masks[b]. Returns how many. `rows` has room for 16 more than all 32 * blocks.
+    int64_t (*take_sparse)(uint32_t* masks, int64_t blocks, int64_t most, int32_t first_row, int32_t* rows);
+
     // Dot product of one fp16 row [D] with a float32 query, zero-padded to a multiple of 16 components.
     float (*dot_row)(const uint16_t* row, const float* query, int64_t dims);
 

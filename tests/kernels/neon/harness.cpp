@@ -280,6 +280,35 @@ void check_scan_rows(Random& random, int64_t groups, int64_t rows, int64_t count
     }
 }
 
+void check_take_sparse(Random& random, int64_t blocks) {
+    Fenced<uint32_t> masks(static_cast<size_t>(blocks));
+    for (uint32_t& mask : masks) mask = random_mask(random);
+    const int32_t first_row = static_cast<int32_t>(random.below(1 << 20) * kBlockRows);
+    for (const int64_t most : {0, 1, 5, 31, 32}) {
+        std::vector<int32_t> expected;
+        std::vector<uint32_t> left(masks.begin(), masks.end());
+        for (int64_t b = 0; b < blocks; ++b) {
+            uint32_t& mask = left[static_cast<size_t>(b)];
+            if (count_bits(mask) > most) continue;
+            for (int32_t r = 0; r < kBlockRows; ++r)
+                if (mask >> r & 1) expected.push_back(first_row + static_cast<int32_t>(b * kBlockRows) + r);
+            mask = 0;
+        }
+        note(expected.data(), static_cast<int64_t>(expected.size()));
+        for (const InstructionSet* set : sets) {
+            Fenced<uint32_t> given(static_cast<size_t>(blocks));
+            Fenced<int32_t> rows(static_cast<size_t>(blocks * kBlockRows + 16));
+            std::copy(masks.begin(), masks.end(), given.begin());
+            const int64_t taken = set->take_sparse(given.data(), blocks, most, first_row, rows.data());
+            if (std::vector<int32_t>(rows.data(), rows.data() + taken) == expected &&
+                std::equal(given.begin(), given.end(), left.begin()))
+                continue;
+            fail(*set, "take_sparse: " + std::to_string(taken) + " rows, expected " + std::to_string(expected.size()) +
+                           "; blocks " + std::to_string(blocks) + ", at most " + std::to_string(most));
+        }
+    }
+}
+
 float value_of(uint16_t half) {
     const int exponent = half >> 10 & 31, fraction = half & 1023;
     const float value = exponent == 0 ? std::ldexp(static_cast<float>(fraction), -24)
@@ -549,6 +578,7 @@ int run() {
             check_scan_rows(random, groups, rows, count);
         }
     for (const int64_t groups : {64, 97, 1024}) check_scan_rows(random, groups, 9, 20);
+    for (int64_t blocks = 0; blocks <= 40; ++blocks) check_take_sparse(random, blocks);
     check_every_half();
     for (int64_t dims = 1; dims <= 100; ++dims)
         for (int repeat = 0; repeat < 60; ++repeat) check_dot_row(random, dims);
