@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +18,10 @@ from builder.errors import BuilderError
 from builder.evaluation.exact import exact_search
 from builder.network.neighbours import Neighbours
 from builder.network.rerank import Reranker
-from builder.training import rerank
+from builder.training import checkpoint, rerank
+from builder.training.logging import RunLog
 from builder.training.rerank import Candidates, Miner, best_items, listwise_and_pointwise, probabilities, train_reranker
+from tests.builder.training.test_logging import read as scalars
 
 ITEMS, DIMS, USERS = 300, 8, 120
 CPU = torch.device("cpu")
@@ -138,6 +142,71 @@ def test_too_few_users() -> None:
         train_reranker(
             reranker, candidates.take(chosen), held_out.take(chosen.numpy()), vectors, Rerank(), seed=0, device=CPU
         )
+
+
+def learned(file: Path | None, settings: Rerank, log: RunLog | None = None) -> tuple[Reranker, dict[str, float]]:
+    candidates, held_out, vectors = planted(0)
+    torch.manual_seed(0)
+    reranker = make("mlp", 16)
+    figures = train_reranker(
+        reranker, candidates, held_out, vectors, settings, seed=0, device=CPU, checkpoint=file, log=log
+    )
+    return reranker, figures
+
+
+@pytest.mark.parametrize("killed_after", [1, 5, 8])
+def test_a_killed_training_resumes_to_the_same_result(
+    killed_after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Rerank(epochs=8, learning_rate=0.01, patience=8)
+    whole, figures = learned(None, settings, RunLog(tmp_path / "whole"))
+    saves = 0
+    save = checkpoint.save
+
+    def killing_save(state: dict[str, Any], path: Path) -> None:
+        nonlocal saves
+        save(state, path)
+        saves += 1
+        if saves == killed_after:
+            raise KeyboardInterrupt
+
+    file, log = tmp_path / "checkpoint.pt", RunLog(tmp_path / "killed")
+    with monkeypatch.context() as patch:
+        patch.setattr(rerank, "save", killing_save)
+        with pytest.raises(KeyboardInterrupt):
+            learned(file, settings, log)
+    log.close()
+    epochs = 0
+    one_epoch = rerank._epoch
+
+    def counted(*arguments: Any) -> float:
+        nonlocal epochs
+        epochs += 1
+        return one_epoch(*arguments)
+
+    monkeypatch.setattr(rerank, "_epoch", counted)
+    resumed, again = learned(file, settings, RunLog(tmp_path / "killed"))
+    assert epochs == 8 - killed_after
+    assert again == figures
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], tensor), name
+    shown = scalars(tmp_path / "whole" / "reranker")
+    assert [epoch for epoch, _ in shown["ndcg"]] == list(range(9))
+    assert shown["ndcg"][0][1] == pytest.approx(figures["rerank_validation_ndcg_at_20_before"])
+    assert max(value for _, value in shown["ndcg"]) == pytest.approx(figures["rerank_validation_ndcg_at_20"])
+    assert scalars(tmp_path / "killed" / "reranker") == shown
+
+
+def test_a_checkpoint_of_other_settings_is_no_beginning(tmp_path: Path) -> None:
+    file = tmp_path / "checkpoint.pt"
+    _, first = learned(file, Rerank(epochs=2, learning_rate=0.01, patience=9))
+    assert checkpoint.restore(file, CPU)["epoch"] == 2
+    _, other = learned(file, Rerank(epochs=2, learning_rate=0.002, patience=9))
+    assert other == learned(None, Rerank(epochs=2, learning_rate=0.002, patience=9))[1] != first
+    longer = Rerank(epochs=4, learning_rate=0.002, patience=9)  # only for longer: it goes on
+    assert learned(file, longer)[1] == learned(None, longer)[1]
+    assert checkpoint.restore(file, CPU)["epoch"] == 4
+    assert not any(name.startswith("neighbours") for name in checkpoint.restore(file, CPU)["reranker"])
 
 
 def test_logistic_fit_finds_the_slope_and_the_bias() -> None:
