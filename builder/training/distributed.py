@@ -88,8 +88,8 @@ def alone() -> Group:
 def processes() -> Iterator[Group]:
     """Join the processes that torchrun started, or train alone. All but the first are silent meanwhile.
 
-    They talk over gloo on CPUs and over NCCL on GPUs. Raises BuilderError for more processes on a host than it has
-    GPUs.
+    They talk over gloo on CPUs and over NCCL on GPUs, and leave together. Raises BuilderError for more processes on a
+    host than it has GPUs.
     """
     if not dist.is_torchelastic_launched() or int(os.environ["WORLD_SIZE"]) == 1:
         yield alone()
@@ -109,5 +109,6 @@ def processes() -> Iterator[Group]:
     try:
         with progress.silent(rank() > 0):
             yield Group(device, rank(), size)
+        dist.barrier()  # none leaves while another listens
     finally:
         dist.destroy_process_group()

@@ -136,25 +136,27 @@ def train(config: Config, out: Path, resume: bool) -> Path:
     Raises BuilderError: a run stands there and `resume` is not set, it is of other settings or data, the data cannot be
     read or differ between processes.
     """
-    with distributed.processes() as group:
-        if group.first and (out / CHECKPOINT).exists() and not resume:
-            raise BuilderError(
-                "a run stands there already",
-                where=str(out),
-                remedy="Go on with --resume, choose another --out, or delete it.",
-            )
-        dataset = _read(config)
-        for note in dataset.notes:
-            progress.say(note)
-        digest = _digest(dataset)
-        group.refuse_differences(zlib.crc32(config.to_yaml().encode(), digest), "settings or data")
-        log = RunLog(out / TENSORBOARD if group.first else None)
-        try:
-            trainer = _train_towers(config, dataset, digest, out, group, log)
+    log = RunLog(None)
+    try:
+        with distributed.processes() as group:
             if group.first:
-                _finish(config, dataset, digest, out, trainer, log)
-        finally:
-            log.close()
+                log = RunLog(out / TENSORBOARD)
+                if (out / CHECKPOINT).exists() and not resume:
+                    raise BuilderError(
+                        "a run stands there already",
+                        where=str(out),
+                        remedy="Go on with --resume, choose another --out, or delete it.",
+                    )
+            dataset = _read(config)
+            for note in dataset.notes:
+                progress.say(note)
+            digest = _digest(dataset)
+            group.refuse_differences(zlib.crc32(config.to_yaml().encode(), digest), "settings or data")
+            trainer = _train_towers(config, dataset, digest, out, group, log)
+        if group.first:
+            _finish(config, dataset, digest, out, trainer, log)
+    finally:
+        log.close()
     return out
 
 
