@@ -293,11 +293,17 @@ def _calibrate(reranker: Reranker, checking: Candidates, vectors: VectorSource, 
 
 
 def _begin_with_scores(reranker: Reranker, training: Candidates) -> None:
-    """Let the search's score alone give the likeliest probabilities."""
+    """Let the search's score alone give the likeliest probabilities.
+
+    Of a task that no candidate is positive for, or every one, it gives the same to all: 1 / (n + 2) or 1 less that, of
+    n candidates (Laplace's rule of succession).
+    """
     real = training.items >= 0
-    tasks = training.labels.shape[2]
-    scores = training.scores[real].double().unsqueeze(1).expand(-1, tasks)
-    slope, bias = _logistic_fit(scores, training.labels[real].double())
+    labels = training.labels[real].double()  # [n, T]
+    slope, bias = _logistic_fit(training.scores[real].double().unsqueeze(1).expand(-1, labels.shape[1]), labels)
+    alike = labels.min(0).values == labels.max(0).values
+    slope = torch.where(alike, 0.0, slope)
+    bias = torch.where(alike, math.log1p(len(labels)) * (2 * labels[0] - 1), bias)
     with torch.no_grad():
         reranker.scorer.retrieved.scale.copy_(slope)
         reranker.scorer.retrieved.bias.copy_(bias)

@@ -242,6 +242,12 @@ def _train_reranker(
     with progress.step(f"Candidates of {len(dataset.validation):,} validation users"):
         queries = encode_users(user_tower, dataset, dataset.validation, cpu)
         candidates = miner.candidates(queries, dataset.validation, config.network.history)
+    for task, seen in zip(config.tasks, candidates.labels.flatten(0, 1).any(0).tolist(), strict=True):
+        if not seen:
+            progress.say(
+                f"no candidate that a validation user took is positive for task {task!r}: nothing tells how likely it "
+                "is, and its probability stays near 0 for every item"
+            )
     figures = train_reranker(
         reranker,
         candidates,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,52 @@ def test_loss_by_hand() -> None:
     pointwise = bce(1, True) + bce(-1, False) + bce(0, False) + bce(2, True)
     listwise = math.log(1 + math.exp(-1)) + math.log(1 + math.exp(-3))
     assert float(listwise_and_pointwise(logits, labels, real)) == pytest.approx((pointwise + listwise) / 2)
+
+
+def test_a_user_of_whom_all_is_masked_leaves_loss_and_gradient_alone() -> None:
+    """Without any candidate there is nothing to learn, and nothing that is no number."""
+    torch.manual_seed(0)
+    logits = torch.randn(2, 3, 1, requires_grad=True)
+    labels = torch.tensor([[[True], [False], [False]], [[False], [False], [False]]])
+    real = torch.tensor([[True, True, True], [False, False, False]])
+    loss = listwise_and_pointwise(logits, labels, real)
+    loss.backward()
+    alone = logits.detach()[:1].clone().requires_grad_()
+    expected = listwise_and_pointwise(alone, labels[:1], real[:1])
+    expected.backward()
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()))
+    assert logits.grad is not None
+    torch.testing.assert_close(logits.grad[:1], alone.grad)
+    assert logits.grad[1].abs().sum() == 0
+
+
+def test_candidates_of_a_user_who_has_seen_everything() -> None:
+    catalogue, vectors, queries = made(2)
+    everything, nothing = list(range(ITEMS)), list[int]()
+    seen = lists([everything, nothing, everything])
+    held_out = HeldOut(np.arange(3, dtype=np.int32), seen, seen, lists([[1], [2], []]), np.ones((2, 1), bool))
+    found = Miner(catalogue, vectors, 50, seed=0).candidates(queries[:3], held_out, 4)
+    assert (found.items[[0, 2]] == -1).all()
+    assert torch.isneginf(found.scores[[0, 2]]).all()
+    assert not found.labels[[0, 2]].any()
+    assert (found.items[1] >= 0).all()
+    value = probabilities(make("mlp", 8).eval(), found, vectors)
+    assert torch.isfinite(value).all()
+    assert (best_items(found.items, value.sum(2), 20)[[0, 2]] == -1).all()
+
+
+@pytest.mark.parametrize("positive", [False, True])
+def test_a_task_of_one_label_begins_with_what_it_always_is(positive: bool) -> None:
+    candidates, _, _ = planted(3)
+    labels = torch.cat([candidates.labels, torch.full_like(candidates.labels, positive)], 2)
+    graph = Neighbours(torch.empty(ITEMS, 0, dtype=torch.int32), torch.empty(ITEMS, 0), history=4)
+    reranker = Reranker("mlp", (), np.ones(ITEMS, np.int64), dims=DIMS, tasks=2, hidden=8, neighbours=graph)
+    rerank._begin_with_scores(reranker, dataclasses.replace(candidates, labels=labels))
+    scores = torch.tensor([[-3.0, 0.0, 7.0]])
+    chance = reranker.scorer.retrieved(scores).sigmoid()
+    assert chance[0, :, 0].std() > 0
+    rare = 1 / (20 * USERS + 2)
+    np.testing.assert_allclose(chance[0, :, 1].detach(), 1 - rare if positive else rare, rtol=1e-4)
 
 
 def test_best_items() -> None:
