@@ -43,7 +43,6 @@ def artifact_search(
     schema = manifest.read_schema()
     ops.load()
     network = torch.jit.load(str(version / MODEL_FILE), map_location="cpu")
-    exclude = asking.exclude.padded(max(1, int(asking.exclude.lengths.max(initial=0))))
     index, results = [], []
     for start in range(0, len(asking), REQUESTS_AT_ONCE):
         rows = slice(start, start + REQUESTS_AT_ONCE)
@@ -53,7 +52,8 @@ def artifact_search(
         status = network.check_user(features, history)
         count = len(query)
         everything = torch.zeros(count, 2, dtype=torch.int64)  # no filter
-        excluded = torch.from_numpy(np.ascontiguousarray(exclude[rows]))
+        seen = asking.exclude.take(np.arange(start, start + count))
+        excluded = torch.from_numpy(seen.padded(max(1, int(seen.lengths.max(initial=0)))))
         weights = torch.full((count, len(schema.tasks)), torch.nan)  # the version's own, as all defaults
         limits = torch.zeros(count, 2, dtype=torch.int32)
         _, ids, _, _, _ = network.search(query, everything, excluded, limits, status)

@@ -80,8 +80,8 @@ class Trainer:
         expected = expected_counts(torch.from_numpy(popularity).float(), settings.batch, settings.negatives)
         if group.size > 1:
             with_dense_gradients(self.towers)
-        towers = TrainingLoss(user_tower, item_tower, expected.log(), settings.temperature)
-        self._loss = prepared(towers, settings, group)
+        self._plain_loss = TrainingLoss(user_tower, item_tower, expected.log(), settings.temperature)
+        self._loss = prepared(self._plain_loss, settings, group)
         self._precision = precision(settings, self.device)
         self._optimizers = _optimizers(self.towers, settings.learning_rate)
 
@@ -89,6 +89,7 @@ class Trainer:
         """Train until validation recall has not risen for `patience` epochs, or `epochs` are done."""
         while not self.finished:
             self._epoch()
+        self._loss = self._plain_loss  # what is wrapped for a group would keep its connections open beyond its end
 
     @property
     def finished(self) -> bool:
