@@ -3,9 +3,10 @@
 python -m tests.builder.training.processes talk FOLDER
 python -m tests.builder.training.processes train FOLDER CONFIG OUT CHECKPOINTS
 
-talk: what the processes tell each other goes to FOLDER/RANK.json. train: train with a checkpoint after every step, and
-fail after CHECKPOINTS of them; FOLDER/RANK.json then tells whose users this process computed, step by step, and which
-files below OUT it opened to write.
+talk: what the processes tell each other goes to FOLDER/RANK.json. train: train, or go on, with a checkpoint after every
+step, and fail after CHECKPOINTS of them; FOLDER/RANK.json then tells whose users this process computed, step by step,
+and which files below OUT it opened to write. OUT is of the first process; others have a folder of another name, as on
+another host.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def train(folder: Path, config: Path, out: Path, checkpoints: int) -> None:
     batches.Batches.at = recorded  # type: ignore[method-assign,assignment]
     trainer.CHECKPOINT_S = 0.0
     run.save = failing_save  # type: ignore[attr-defined]
-    run.train(Config.load(config), out, False)
+    run.train(Config.load(config), out, True)
     (folder / f"{distributed.rank()}.json").write_text(json.dumps({"drawn": drawn, "written": sorted(written)}))
 
 
@@ -74,4 +75,6 @@ if __name__ == "__main__":
     if sys.argv[1] == "talk":
         talk(Path(sys.argv[2]))
     else:
-        train(Path(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]).resolve(), int(sys.argv[5]))
+        out = Path(sys.argv[4]).resolve()
+        mine = out if distributed.rank() == 0 else out.with_name(out.name + "-elsewhere")
+        train(Path(sys.argv[2]), Path(sys.argv[3]), mine, int(sys.argv[5]))

@@ -94,19 +94,21 @@ def test_each_example_is_computed_by_one_of_them(alone: Path, together: Path) ->
 def test_only_the_first_writes(together: Path) -> None:
     first, second = (of["written"] for of in told(together))
     assert second == []
+    assert not (together / "run-elsewhere").exists()
     assert {run.METRICS + ".partial", run.CHECKPOINT + ".partial", run.VECTORS + ".partial"} <= set(first)
     assert any(name.startswith(run.TENSORBOARD) for name in first)
     assert not list((together / "run").rglob("*.partial"))
 
 
 def test_a_killed_run_resumes_to_the_same_result(config: Path, together: Path, tmp_path: Path) -> None:
-    """It is killed inside the second epoch, and goes on from the command line."""
+    """It is killed inside the second epoch, and goes on: from the command line, alone, and where one host lacks it."""
     out = tmp_path / "run"
     killed = torchrun("tests.builder.training.processes", "train", tmp_path, config, out, 40)
     assert killed.returncode != 0
     state = checkpoint.restore(out / run.CHECKPOINT, torch.device("cpu"))["progress"]
     assert state["epoch"] == 1
     assert state["position"] > 0
+    hosts = Path(shutil.copytree(out, tmp_path / "hosts"))
     single = run.train(Config.load(config), Path(shutil.copytree(out, tmp_path / "single")), True)  # no longer two
     assert [line["loss"] for line in log(single)] == pytest.approx(
         [line["loss"] for line in log(together / "run")], rel=1e-5
@@ -116,6 +118,10 @@ def test_a_killed_run_resumes_to_the_same_result(config: Path, together: Path, t
     assert resumed.stdout.count("export it with") == 1
     assert [{**line, "seconds": 0} for line in log(out)] == [{**line, "seconds": 0} for line in log(together / "run")]
     np.testing.assert_array_equal(np.load(out / run.VECTORS), np.load(together / "run" / run.VECTORS))
+    done = torchrun("tests.builder.training.processes", "train", tmp_path, config, hosts, 10**6)
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_array_equal(np.load(hosts / run.VECTORS), np.load(together / "run" / run.VECTORS))
+    assert not (tmp_path / "hosts-elsewhere").exists()
 
 
 def test_what_they_tell_each_other(tmp_path: Path) -> None:
