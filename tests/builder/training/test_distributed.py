@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +29,24 @@ pytestmark = pytest.mark.slow
 def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Two processes of `python -m ARGUMENTS`."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run(
-        [*command, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False
+        [*command, *map(str, arguments)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _on_the_cpu() -> Iterator[None]:
+    """Also where there is a GPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -128,9 +145,8 @@ def test_what_they_tell_each_other(tmp_path: Path) -> None:
     done = torchrun("tests.builder.training.processes", "talk", tmp_path)
     assert done.returncode == 0, done.stderr
     first, second = told(tmp_path)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     for of in (first, second):
-        assert of["device"] == device
+        assert of["device"] == "cpu"
         assert of["sums"] == [3.0, 3.0]
         assert of["from_first"] == 0
         assert of["refused"].startswith("torchrun: numbers differ from those of rank 0 in ranks 1\n")

@@ -35,16 +35,23 @@ def loss_of(made: tuple[Config, Dataset], **network: object) -> TrainingLoss:
     return TrainingLoss(*towers, torch.rand(len(dataset.catalogue)) - 3, temperature=0.1)
 
 
-def step(loss: TrainingLoss, made: tuple[Config, Dataset], group: Group, batch: int) -> float:
-    """Loss of the share of `group`; gradients are added to the weights."""
+def step(
+    loss: TrainingLoss,
+    made: tuple[Config, Dataset],
+    group: Group,
+    batch: int,
+    wrapped: torch.nn.Module | None = None,
+) -> float:
+    """Loss of the share of `group`, through what wraps it; gradients are added to the weights."""
     dataset, history = made[1], loss.user_tower.history_length
     generator = torch.Generator().manual_seed(1)
     rows = torch.randperm(len(dataset.train), generator=generator)[:batch]
     batches = Batches(dataset.train, dataset.user_columns, history=history, hide=0.3, hide_all=0.2)
     share = group.share(batch)
-    of = batches.at(rows, generator, share)
-    drawn = torch.randint(len(dataset.catalogue), (NEGATIVES,), generator=generator)
-    found = loss(of.features, of.history, of.offsets, torch.cat([of.items, drawn]), share.start, batch)
+    of = batches.at(rows, generator, share).to(group.device)
+    drawn = torch.randint(len(dataset.catalogue), (NEGATIVES,), generator=generator).to(group.device)
+    forward = loss if wrapped is None else wrapped
+    found = forward(of.features, of.history, of.offsets, torch.cat([of.items, drawn]), share.start, batch)
     found.backward()
     return float(found.detach())
 
@@ -143,6 +150,28 @@ def test_tables_of_several_processes_are_dense(made: tuple[Config, Dataset], mon
     assert table.is_sparse
     assert not other.is_sparse
     torch.testing.assert_close(table.to_dense(), other)
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("pooling", ["mean", "attention"])
+def test_on_a_gpu_both_are_near_what_a_cpu_computes(pooling: str, made: tuple[Config, Dataset]) -> None:
+    network = {"pooling": "attention", "dropout": 0.0} if pooling == "attention" else {}
+    settings, group = Training(mixed_precision=True, compile=True), Group(torch.device("cuda"))
+    plain, fast = loss_of(made, **network), loss_of(made, **network)
+    expected = [step(plain, made, Group(CPU), batch) for batch in (64, 31)]
+    torch.compiler.reset()
+    wrapped = prepared(fast, settings, group)
+    with precision(settings, group.device):
+        found = [step(fast, made, group, batch, wrapped) for batch in (64, 31)]
+    assert found == pytest.approx(expected, rel=0.01)
+    for one, other in zip(plain.parameters(), fast.parameters(), strict=True):
+        assert one.grad is not None
+        assert other.grad is not None
+        assert other.grad.dtype == torch.float32
+        assert float((other.grad.cpu() - one.grad).norm()) <= 0.05 * float(one.grad.norm())
 
 
 def test_compiled_on_a_gpu(made: tuple[Config, Dataset], monkeypatch: pytest.MonkeyPatch) -> None:
