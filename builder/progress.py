@@ -19,6 +19,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+_spoken = True  # see `silent`
+
 
 class Step:
     """Work in progress. `advance` counts units done; `note` is shown beside the bar and in the last line."""
@@ -45,19 +47,33 @@ def step(description: str, total: float | None = None, *, count: bool = True) ->
     Without a terminal on stderr it prints one line when the step ends.
     """
     start = time.monotonic()
-    if sys.stderr.isatty():
+    if _spoken and sys.stderr.isatty():
         with _bar(count=count) as bar:
             yield Step(bar, bar.add_task(description, total=total, note=""))
         return
     quiet = Step(None, None)
     yield quiet
+    if not _spoken:
+        return
     note = f"  {quiet.noted}" if quiet.noted else ""
     print(f"{description}: {time.monotonic() - start:.1f} s{note}", file=sys.stderr, flush=True)
 
 
 def say(text: str) -> None:
     """A line for the person who waits, on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    if _spoken:
+        print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def silent(wanted: bool = True) -> Iterator[None]:
+    """Within it steps and lines are not shown, if that is `wanted`: of several processes one speaks."""
+    global _spoken
+    before, _spoken = _spoken, _spoken and not wanted
+    try:
+        yield
+    finally:
+        _spoken = before
 
 
 @contextmanager

@@ -16,10 +16,16 @@ def command(config: Path, out: Path | None, resume: bool) -> None:
 
     Validation recall decides when to stop and which epoch is kept. The run folder holds the settings, the checkpoint
     and metrics.jsonl; a run that was interrupted goes on with --resume as if it had not been.
+
+    \b
+    While it trains:        tensorboard --logdir runs
+    On several GPUs:        torchrun --nproc-per-node gpu -m builder train CONFIG
     """
     from builder.config import Config
+    from builder.training.distributed import rank
     from builder.training.run import train
 
     settings = Config.load(config)
     run = train(settings, out or Path("runs") / settings.name, resume)
-    click.echo(f"{run}\nexport it with: builder export {run}")
+    if rank() == 0:
+        click.echo(f"{run}\nexport it with: builder export {run}")

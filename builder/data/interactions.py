@@ -125,10 +125,10 @@ def read_interactions(
 def _labels(table: pa.Table, path: Path, tasks: Mapping[str, Condition]) -> NDArray[np.bool_]:
     """[P, T]: for which tasks each row of a table is positive."""
     labels = np.ones((len(table), len(tasks)), dtype=np.bool_)
-    for t, condition in enumerate(tasks.values()):
+    for t, (name, condition) in enumerate(tasks.items()):
         if condition.column is not None:
-            where = f"{path}, column {condition.column!r}"
-            labels[:, t] = condition.holds(values.numbers(values.column(table, condition.column), where))
+            where, of = f"{path}, column {condition.column!r}", f"task {name!r} ({condition})"
+            labels[:, t] = condition.holds(values.numbers(values.column(table, condition.column), where, of=of))
     return labels
 
 

@@ -124,14 +124,14 @@ def tag_keys(array: pa.Array, separator: str | None, where: str) -> tuple[NDArra
     return offsets, Keys(keys[first], found.values)
 
 
-def numbers(array: pa.Array, where: str) -> NDArray[np.float64]:
-    """Numbers [N] float64, NaN where missing. Raises DataError: another type, an infinity."""
+def numbers(array: pa.Array, where: str, *, of: str = "a number feature") -> NDArray[np.float64]:
+    """Numbers [N] float64, NaN where missing; `of`: what needs them. Raises DataError: another type, an infinity."""
     kind = array.type
     if pa.types.is_null(kind):
         return np.full(len(array), np.nan)
     number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
     if not (number or pa.types.is_decimal(kind) or pa.types.is_boolean(kind)):
-        raise DataError(f"a number feature needs numbers, got {kind}", where=where)
+        raise DataError(f"{of} needs numbers, got {kind}", where=where)
     if pa.types.is_boolean(kind):
         array = pc.cast(array, pa.int8())
     values = _float64(pc.cast(array, pa.float64(), safe=False))

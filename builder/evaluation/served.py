@@ -26,14 +26,16 @@ def served_search(
     catalogue: Catalogue,
     k: int,
     *,
+    depth: int = 0,
     timeout: float = 60.0,
     on_requests: Callable[[int], None] = lambda count: None,
 ) -> NDArray[np.int64]:
     """Retrieve for held-out users; returns positions in the catalogue `[Q, k]`, -1 past what came back.
 
-    The items each user has seen are excluded. `timeout`: seconds for each call of 64 users; `on_requests` receives how
-    many were answered since its last call. Raises `BuilderError` if the server has an artifact of other user features,
-    and the client's errors, a row's too: an evaluation with holes would say nothing.
+    With a `depth` above `k`, as many results as that, if the artifact gives so many. The items each user has seen are
+    excluded. `timeout`: seconds for each call of 64 users; `on_requests` receives how many were answered since its last
+    call. Raises `BuilderError` if the server has an artifact of other user features, and the client's errors, a row's
+    too: an evaluation with holes would say nothing.
     """
     with RetrievalClient("", model=model, timeout=timeout, transport=transport) as client:
         schema = client.schema
@@ -44,6 +46,7 @@ def served_search(
             remedy="Serve the version that was exported from this run, or name its model with --model.",
         )
     codec = Codec(_keys_as_they_are(schema))
+    k = max(k, min(depth, schema.max_results))
     found = np.full((len(asking), k), -1, dtype=np.int64)
     for start in range(0, len(asking), REQUESTS_PER_CALL):
         rows = range(start, min(start + REQUESTS_PER_CALL, len(asking)))

@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from builder.errors import BuilderError
-from builder.evaluation.summary import Summary
+from builder.evaluation.summary import Interval, Summary
 from builder.training.checkpoint import write_text
 from builder.training.run import REPORT
 
@@ -35,10 +35,12 @@ class StoredInterval(_Section):
 
 
 class System(_Section):
-    """One way to answer. `intervals`: by the names of `Summary.intervals`, None where there are no such users; `note`:
-    its setting or its server; `measured`: when, ISO 8601."""
+    """One way to answer. `intervals`: by the names of `Measured.values`, None where there are no such users; `gain`:
+    the same relative to exact search, of our own ways to answer; `note`: its setting or its server; `measured`: when,
+    ISO 8601."""
 
     intervals: dict[str, StoredInterval | None]
+    gain: dict[str, StoredInterval | None] = {}
     coverage: float
     note: str
     measured: str
@@ -93,11 +95,15 @@ def read_evaluation(run: Path) -> Evaluation | None:
 
 
 def _system(summary: Summary, note: str, now: str) -> System:
-    known = {
+    intervals, gain = _stored(summary.intervals), _stored(summary.gain)
+    return System(intervals=intervals, gain=gain, coverage=summary.coverage, note=note, measured=now)
+
+
+def _stored(intervals: dict[str, Interval]) -> dict[str, StoredInterval | None]:
+    return {
         name: StoredInterval(mean=i.mean, low=i.low, high=i.high) if i.mean == i.mean else None
-        for name, i in summary.intervals()
+        for name, i in intervals.items()
     }
-    return System(intervals=known, coverage=summary.coverage, note=note, measured=now)
 
 
 def _digest(run: Path) -> int:

@@ -31,6 +31,7 @@ from builder.export.manifest import (
     Manifest,
     Ranks,
     hash_file,
+    read_manifest,
 )
 from builder.oplib import library_path
 from client.schema import RANKING_SUFFIX, Schema
@@ -59,6 +60,19 @@ def find_version(repository: Path, model: str, version: int | None = None) -> Pa
     raise BuilderError(
         f"{repository / model} does not hold {what} (versions: {there}); export one with: builder export"
     )
+
+
+def version_of_run(repository: Path, model: str, name: str, figures: dict[str, float]) -> Path | None:
+    """The newest version of a model that was exported from the run with this name and these figures, if there is one.
+
+    Raises BuilderError for a version that is damaged.
+    """
+    for version in reversed(versions(repository, model)):
+        manifest = read_manifest(version)
+        trained = manifest.training
+        if manifest.name == name and trained and all(figures.get(key) == value for key, value in trained.items()):
+            return version
+    return None
 
 
 def write_version(

@@ -119,4 +119,5 @@ class Block(nn.Module):
 
     def split(self, joined: Tensor) -> Tensor:
         """`[B, R, D]` -> `[B, heads, R, D / heads]`."""
-        return joined.view(joined.size(0), joined.size(1), self.heads, -1).transpose(1, 2)
+        each = joined.size(2) // self.heads  # -1 would not do: a process may have no row
+        return joined.view(joined.size(0), joined.size(1), self.heads, each).transpose(1, 2)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from builder import ops
-from builder.export.manifest import MODEL_FILE, Manifest, read_manifest, verify
-from builder.export.repository import versions
+from builder.export.manifest import MODEL_FILE, Manifest, verify
+from builder.export.repository import version_of_run
 from builder.index.blocks import BLOCK
 from client.hashing import string_key
 from client.schema import Feature
@@ -57,12 +57,8 @@ def find_artifact(repository: Path, model: str, name: str, figures: dict[str, fl
 
     None if there is none. Raises BuilderError for a version that is damaged.
     """
-    for version in reversed(versions(repository, model)):
-        manifest = read_manifest(version)
-        trained = manifest.training
-        if manifest.name == name and trained and all(figures.get(key) == value for key, value in trained.items()):
-            return read_artifact(version)
-    return None
+    version = version_of_run(repository, model, name, figures)
+    return None if version is None else read_artifact(version)
 
 
 def read_artifact(version: Path) -> Artifact:

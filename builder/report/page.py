@@ -14,7 +14,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from builder.evaluation.summary import FEW_SEEN, TAIL
+from builder.evaluation.summary import DEEP, FEW_SEEN, TAIL
 from builder.report import charts
 from builder.report.artifact import Numbers, Terms
 from builder.report.contents import Contents
@@ -62,6 +62,7 @@ def render(contents: Contents) -> tuple[str, tuple[Missing, ...]]:
         "share": share,
         "count": "{:,}".format,
         "points": "{:.4f}".format,
+        "gain": "{:+.2%}".format,
         "figure": charts.two_digits,
     }
     environment.tests["missing"] = lambda found: isinstance(found, Missing)
@@ -138,10 +139,10 @@ def _training(contents: Contents, draw: Drawer) -> Any:
 
 def _quality(contents: Contents, draw: Drawer) -> Any:
     found = contents.evaluation
-    command = _command("evaluate", contents.run, "--baselines")
+    command = _command("evaluate", contents.run, "--baselines", *_where(contents))
     if found is None or not found.systems:
         return Missing("Quality", "Figures with intervals, beside the usual baselines, are not measured yet.", command)
-    own = [name for name in ("exact", "served") if name in found.systems]
+    own = [name for name in ("exact", "index", "reranked", "served") if name in found.systems]
     names = [*own, *(name for name in found.systems if name not in own)]
     titles = {
         "recall": (f"Recall@{found.k}", ""),
@@ -149,6 +150,8 @@ def _quality(contents: Contents, draw: Drawer) -> Any:
         "mrr": (f"MRR@{found.k}", ""),
         "recall_new": ("New users", f"Recall@{found.k} of those who have seen at most {FEW_SEEN} items"),
         "recall_tail": ("Tail items", f"Recall@{found.k} of targets among the less popular {TAIL:.0%} of the items"),
+        f"recall_{DEEP}": (f"Recall@{DEEP}", ""),
+        f"ndcg_{DEEP}": (f"NDCG@{DEEP}", ""),
     }
     known = [key for key in titles if any(found.systems[name].intervals.get(key) for name in names)]
     drawn = []
@@ -165,6 +168,9 @@ def _quality(contents: Contents, draw: Drawer) -> Any:
         "rows": [
             (name, [found.systems[name].intervals.get(key) for key in known], found.systems[name], name in own)
             for name in names
+        ],
+        "gains": [
+            (name, [found.systems[name].gain.get(key) for key in known]) for name in own if found.systems[name].gain
         ],
         "left_out": found.left_out,
         "command": "" if len(names) > len(own) or found.left_out else command,

@@ -20,10 +20,10 @@ from client.hashing import UNKNOWN_KEY
 
 @dataclass(frozen=True)
 class Batch:
-    """B examples. `features`: a `[B, 1]` tensor a user feature, as on the wire; `items [B] int64` positives.
+    """The positives of B examples, `items [B] int64`, and the users of b of them: all, or a process's share.
 
-    `history [H] int64`: positions of all histories behind one another, row b's from `offsets[b]` to
-    `offsets[b + 1]`, `offsets [B + 1] int64`.
+    `features`: a `[b, 1]` tensor a user feature, as on the wire; `history [H] int64`: positions of all histories behind
+    one another, row i's from `offsets[i]` to `offsets[i + 1]`, `offsets [b + 1] int64`.
     """
 
     features: list[Tensor]
@@ -96,14 +96,17 @@ class Batches:
     def __len__(self) -> int:
         return len(self._events)
 
-    def at(self, positions: Tensor, generator: torch.Generator) -> Batch:
-        """The batch of the interactions at `positions [B] int64`; `generator` decides what is hidden."""
+    def at(self, positions: Tensor, generator: torch.Generator, share: slice = slice(None)) -> Batch:
+        """The batch of the interactions at `positions [B] int64`, with the users of `share` of them.
+
+        `generator` decides what is hidden, the same for every share.
+        """
         rows = positions.numpy()
-        nobody = torch.rand(len(rows), 1, generator=generator) < self._hide_all
-        history = _without(self._histories.at(rows), nobody.squeeze(1).numpy())
-        features = [torch.from_numpy(array) for array in wire_features(self._columns, self._users[rows])]
+        nobody = torch.rand(len(rows), 1, generator=generator)[share] < self._hide_all
+        history = _without(self._histories.at(rows[share]), nobody.squeeze(1).numpy())
+        features = [torch.from_numpy(array) for array in wire_features(self._columns, self._users[rows[share]])]
         for feature in features:
-            hidden = torch.rand(feature.shape, generator=generator) < self._hide
+            hidden = torch.rand(len(rows), 1, generator=generator)[share] < self._hide
             hidden |= nobody
             feature[hidden] = torch.nan if feature.is_floating_point() else UNKNOWN_KEY
         return Batch(

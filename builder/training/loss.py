@@ -22,20 +22,21 @@ def expected_counts(popularity: Tensor, batch: int, negatives: int) -> Tensor:
 
 
 def sampled_softmax(
-    users: Tensor, items: Tensor, positions: Tensor, log_expected: Tensor, temperature: float
+    users: Tensor, items: Tensor, positions: Tensor, log_expected: Tensor, temperature: float, *, first: int = 0
 ) -> Tensor:
-    """Mean loss of a batch, a scalar.
+    """Summed loss of some users of a batch, a scalar.
 
-    `users [B, D]`, unit vectors; `items [B + S, D]`: the batch's positives in its order, then the negatives;
-    `positions [B + S] int64`: which items these are; `log_expected [B + S]`: log of `expected_counts`. A candidate that
-    is the positive of a row by accident is left out of that row's negatives.
+    `users [b, D]`, unit vectors of the rows `first` to `first` + b of a batch of B; `items [B + S, D]`: the positives
+    of the whole batch in its order, then the negatives; `positions [B + S] int64`: which items these are;
+    `log_expected [B + S]`: log of `expected_counts`. Every row sees all B + S candidates; one that is its positive by
+    accident is left out of its negatives.
     """
-    batch = users.size(0)
-    logits = torch.addmm(-log_expected, users / temperature, items.T)  # [B, B + S]
+    last = first + users.size(0)
+    logits = torch.addmm(-log_expected, users / temperature, items.T)  # [b, B + S]
     with torch.no_grad():
-        accidental = positions[:batch].unsqueeze(1) == positions.unsqueeze(0)
-        accidental[:, :batch].fill_diagonal_(False)
+        accidental = positions[first:last].unsqueeze(1) == positions.unsqueeze(0)
+        accidental.diagonal(first).fill_(False)
         row, column = accidental.nonzero(as_tuple=True)
     logits.index_put_((row, column), logits.new_tensor(-torch.inf))
-    logits.diagonal().add_(log_expected[:batch])  # takes the correction back
-    return F.cross_entropy(logits, torch.arange(batch, device=logits.device))
+    logits.diagonal(first).add_(log_expected[first:last])  # takes the correction back
+    return F.cross_entropy(logits, torch.arange(first, last, device=logits.device), reduction="sum")

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import copy
 import math
+import zlib
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +31,8 @@ from builder.index.build import build_index
 from builder.index.kmeans import automatic_clusters
 from builder.network.rerank import Reranker
 from builder.network.search import Search
+from builder.training.checkpoint import restore, save
+from builder.training.logging import RunLog
 
 AT = 20
 USERS_A_STEP = 32
@@ -99,13 +104,18 @@ def train_reranker(
     *,
     seed: int,
     device: torch.device,
+    checkpoint: Path | None = None,
+    log: RunLog | None = None,
 ) -> dict[str, float]:
     """Train on most users of `held_out` and keep the epoch that orders the candidates of the others best.
 
     `candidates` are those of `held_out`. If no epoch is better than the order of the search, that order stays. Then the
-    tasks are calibrated on the others. Returns figures. Raises BuilderError if too few users have a target among their
+    tasks are calibrated on the others. `checkpoint`: a file that keeps the state after every epoch; training goes on
+    from there, with the same result, if the file is of the same candidates and settings, and else begins anew. `log`
+    gets the figures of every epoch. Returns figures. Raises BuilderError if too few users have a target among their
     candidates.
     """
+    log = RunLog(None) if log is None else log
     usable = candidates.labels.any(2).any(1).nonzero().squeeze(1)
     if len(usable) < FEWEST_USERS:
         raise BuilderError(
@@ -126,14 +136,38 @@ def train_reranker(
     optimizer = torch.optim.Adam(reranker.parameters(), lr=settings.learning_rate)
     before = best = rerank_quality(reranker, checking, checked.targets, vectors, device)
     best_state, best_epoch, epoch = copy.deepcopy(reranker.state_dict()), 0, 0
+    fingerprint = 0 if checkpoint is None else _fingerprint(reranker, candidates, settings, seed)
+    saved = _saved(checkpoint, fingerprint)
+    if saved is not None:
+        best_state = {**best_state, **saved["best_state"]}
+        reranker.load_state_dict({**best_state, **saved["reranker"]})
+        optimizer.load_state_dict(saved["optimizer"])
+        generator.set_state(saved["generator"])
+        epoch, best_epoch, best = saved["epoch"], saved["best_epoch"], Quality(*saved["best"])
+    else:
+        log.write("reranker", 0, {"recall": before.recall, "ndcg": before.ndcg})
     while epoch < settings.epochs and epoch - best_epoch < settings.patience:
         with progress.step(f"Reranker, epoch {epoch + 1}", len(training.items)) as bar:
             loss = _epoch(reranker, training, vectors, optimizer, generator, device, bar)
             epoch += 1
             reached = rerank_quality(reranker, checking, checked.targets, vectors, device)
             bar.note(f"loss {loss:.3f}  validation NDCG@{AT} {reached.ndcg:.4f} (of the search: {before.ndcg:.4f})")
+        log.write("reranker", epoch, {"loss": loss, "recall": reached.recall, "ndcg": reached.ndcg})
         if reached.ndcg > best.ndcg:
             best, best_epoch, best_state = reached, epoch, copy.deepcopy(reranker.state_dict())
+        if checkpoint is not None:
+            log.flush()
+            state = {
+                "fingerprint": fingerprint,
+                "reranker": _learned(reranker.state_dict()),
+                "best_state": _learned(best_state),
+                "optimizer": optimizer.state_dict(),
+                "generator": generator.get_state(),
+                "epoch": epoch,
+                "best_epoch": best_epoch,
+                "best": [best.recall, best.ndcg],
+            }
+            save(state, checkpoint)
     reranker.load_state_dict(best_state)
     _calibrate(reranker, checking, vectors, device)
     reranker.to("cpu").eval()
@@ -165,6 +199,29 @@ def probabilities(
 ) -> Tensor:
     """Of each task for each candidate: `[Q, M, T]` on the CPU; of what is no candidate, anything."""
     return torch.sigmoid(_all_logits(reranker, candidates, vectors, device))
+
+
+def _saved(checkpoint: Path | None, fingerprint: int) -> dict[str, Any] | None:
+    """What is kept in `checkpoint`, unless it is of something else."""
+    if checkpoint is None or not checkpoint.exists():
+        return None
+    state = restore(checkpoint, torch.device("cpu"))
+    return state if state.get("fingerprint") == fingerprint else None
+
+
+def _fingerprint(reranker: Reranker, candidates: Candidates, settings: Rerank, seed: int) -> int:
+    """CRC-32 of what the training depends on, but for how long it goes on."""
+    shapes = [f"{name} {tuple(tensor.shape)}" for name, tensor in reranker.state_dict().items()]
+    words = [settings.model_dump_json(exclude={"epochs", "patience"}), str(seed), *shapes]
+    checksum = zlib.crc32("\n".join(words).encode())
+    for part in (candidates.queries, candidates.history, candidates.items, candidates.scores, candidates.labels):
+        checksum = zlib.crc32(np.ascontiguousarray(part.numpy()).data, checksum)
+    return checksum
+
+
+def _learned(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`state` without the graph of items, which is large and never changes."""
+    return {name: tensor for name, tensor in state.items() if not name.startswith("neighbours.")}
 
 
 def _epoch(
@@ -236,11 +293,17 @@ def _calibrate(reranker: Reranker, checking: Candidates, vectors: VectorSource, 
 
 
 def _begin_with_scores(reranker: Reranker, training: Candidates) -> None:
-    """Let the search's score alone give the likeliest probabilities."""
+    """Let the search's score alone give the likeliest probabilities.
+
+    Of a task that no candidate is positive for, or every one, it gives the same to all: 1 / (n + 2) or 1 less that, of
+    n candidates (Laplace's rule of succession).
+    """
     real = training.items >= 0
-    tasks = training.labels.shape[2]
-    scores = training.scores[real].double().unsqueeze(1).expand(-1, tasks)
-    slope, bias = _logistic_fit(scores, training.labels[real].double())
+    labels = training.labels[real].double()  # [n, T]
+    slope, bias = _logistic_fit(training.scores[real].double().unsqueeze(1).expand(-1, labels.shape[1]), labels)
+    alike = labels.min(0).values == labels.max(0).values
+    slope = torch.where(alike, 0.0, slope)
+    bias = torch.where(alike, math.log1p(len(labels)) * (2 * labels[0] - 1), bias)
     with torch.no_grad():
         reranker.scorer.retrieved.scale.copy_(slope)
         reranker.scorer.retrieved.bias.copy_(bias)

@@ -6,6 +6,8 @@ runs/NAME/towers.pt          the towers of the best epoch
 runs/NAME/metrics.jsonl      a line an epoch: loss, validation recall and NDCG at 20, seconds
 runs/NAME/item_vectors.npy   [N, D] float32 in catalogue order, written at the end
 runs/NAME/reranker.pt        the reranker, if there is one
+runs/NAME/reranker_checkpoint.pt   the state of its training to go on from
+runs/NAME/tensorboard/       figures of every epoch and of steps between
 runs/NAME/report.json        the end: best epoch, validation and test figures, calibration, digest of the data
 """
 
@@ -37,8 +39,11 @@ from builder.network.history import AttentionPooling, MeanPooling
 from builder.network.neighbours import Neighbours
 from builder.network.rerank import Reranker
 from builder.network.towers import ItemTower, UserTower
+from builder.training import distributed
 from builder.training.batches import wire_features
 from builder.training.checkpoint import restore, save, write_text
+from builder.training.distributed import Group
+from builder.training.logging import RunLog
 from builder.training.neighbours import item_neighbours
 from builder.training.rerank import Miner, best_items, probabilities, train_reranker
 from builder.training.trainer import AT, Trainer, encode_users
@@ -46,6 +51,7 @@ from client.schema import Feature
 
 CONFIG, CHECKPOINT, TOWERS = "retrieval.yaml", "checkpoint.pt", "towers.pt"
 METRICS, VECTORS, RERANKER, REPORT = "metrics.jsonl", "item_vectors.npy", "reranker.pt", "report.json"
+RERANKER_CHECKPOINT, TENSORBOARD = "reranker_checkpoint.pt", "tensorboard"
 
 
 @dataclass(frozen=True)
@@ -125,30 +131,48 @@ class TrainedRun:
 def train(config: Config, out: Path, resume: bool) -> Path:
     """Train what `config` describes into the folder `out`, which is returned.
 
-    `resume`: go on from the last checkpoint, if there is one, with the same result as an uninterrupted run. Raises
-    BuilderError: a run stands there and `resume` is not set, it is of other settings or data, the data cannot be read.
+    Under torchrun its processes train the towers together; the first one alone writes, trains the reranker and
+    measures. `resume`: go on from the last checkpoint, if there is one, with the same result as an uninterrupted run.
+    Raises BuilderError: a run stands there and `resume` is not set, it is of other settings or data, the data cannot be
+    read or differ between processes.
     """
-    if (out / CHECKPOINT).exists() and not resume:
-        raise BuilderError(
-            "a run stands there already",
-            where=str(out),
-            remedy="Go on with --resume, choose another --out, or delete it.",
-        )
-    dataset = _read(config)
-    for note in dataset.notes:
-        progress.say(note)
-    digest = _digest(dataset)
-    out.mkdir(parents=True, exist_ok=True)
-    if (out / CONFIG).exists() and (out / CHECKPOINT).exists():
-        _refuse_other_settings(config, Config.load(out / CONFIG), out)
-    write_text(config.to_yaml(), out / CONFIG)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    log = RunLog(None)
+    try:
+        with distributed.processes() as group:
+            if group.first:
+                log = RunLog(out / TENSORBOARD)
+                if (out / CHECKPOINT).exists() and not resume:
+                    raise BuilderError(
+                        "a run stands there already",
+                        where=str(out),
+                        remedy="Go on with --resume, choose another --out, or delete it.",
+                    )
+            dataset = _read(config)
+            for note in dataset.notes:
+                progress.say(note)
+            digest = _digest(dataset)
+            group.refuse_differences(zlib.crc32(config.to_yaml().encode(), digest), "settings or data")
+            trainer = _train_towers(config, dataset, digest, out, group, log)
+        if group.first:
+            _finish(config, dataset, digest, out, trainer, log)
+    finally:
+        log.close()
+    return out
+
+
+def _train_towers(config: Config, dataset: Dataset, digest: int, out: Path, group: Group, log: RunLog) -> Trainer:
+    """Train them until they are finished, from the checkpoint in `out` if there is one."""
+    if group.first:
+        out.mkdir(parents=True, exist_ok=True)
+        if (out / CONFIG).exists() and (out / CHECKPOINT).exists():
+            _refuse_other_settings(config, Config.load(out / CONFIG), out)
+        write_text(config.to_yaml(), out / CONFIG)
     torch.manual_seed(config.training.seed)
     user_tower, item_tower = build_towers(config, dataset)
 
     def on_checkpoint(state: dict[str, Any]) -> None:
-        log = state["progress"]["log"]
-        write_text("".join(json.dumps(line) + "\n" for line in log), out / METRICS)
+        lines = state["progress"]["log"]
+        write_text("".join(json.dumps(line) + "\n" for line in lines), out / METRICS)
         save({**state, "data": digest}, out / CHECKPOINT)
 
     trainer = Trainer(
@@ -156,12 +180,14 @@ def train(config: Config, out: Path, resume: bool) -> Path:
         item_tower,
         dataset,
         config.training,
-        device,
+        group,
+        log=log,
         on_checkpoint=on_checkpoint,
         on_best=lambda towers: save(towers, out / TOWERS),
     )
-    if (out / CHECKPOINT).exists():
-        state = restore(out / CHECKPOINT, device)
+    path, cpu = out / CHECKPOINT, torch.device("cpu")
+    state = group.from_first(lambda: restore(path, cpu) if path.exists() else None)
+    if state is not None:
         if state.pop("data") != digest:
             raise BuilderError("the data has changed since", where=str(out), remedy="Train into another folder.")
         with _damage_told(out):
@@ -169,8 +195,13 @@ def train(config: Config, out: Path, resume: bool) -> Path:
     if not len(dataset.validation):
         progress.say("no user has enough interactions for validation: every epoch is trained and the last one kept")
     trainer.fit()
-    trainer.towers.load_state_dict(restore(out / TOWERS, device))
-    _write_vectors(item_tower.vectors(), out / VECTORS)
+    return trainer
+
+
+def _finish(config: Config, dataset: Dataset, digest: int, out: Path, trainer: Trainer, log: RunLog) -> None:
+    """Write the vectors of the best epoch, measure it, train the reranker, and write the report."""
+    trainer.towers.load_state_dict(restore(out / TOWERS, trainer.device))
+    _write_vectors(trainer.item_tower.vectors(), out / VECTORS)
     with progress.step("Measuring on the test part"):
         test = trainer.measure(dataset.test)
     best = trainer.state.log[trainer.state.best_epoch - 1]
@@ -185,19 +216,18 @@ def train(config: Config, out: Path, resume: bool) -> Path:
     }
     report: dict[str, Any] = {"figures": figures, "data": digest}
     if config.rerank is not None:
-        user_tower.to("cpu").eval()
-        found, report["calibration"] = _train_reranker(config, dataset, user_tower, device, out)
+        user_tower = trainer.user_tower.to("cpu").eval()
+        found, report["calibration"] = _train_reranker(config, dataset, user_tower, out, log)
         figures |= found
     write_text(json.dumps(report, indent=2) + "\n", out / REPORT)
-    return out
 
 
 def _train_reranker(
-    config: Config, dataset: Dataset, user_tower: UserTower, device: torch.device, out: Path
+    config: Config, dataset: Dataset, user_tower: UserTower, out: Path, log: RunLog
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Train it on what the index returns to validation users, save it, and measure it on the test users.
 
-    Returns figures, and the calibration of each task.
+    All on the CPU, where the operators of search and graph are. Returns figures, and the calibration of each task.
     """
     if config.rerank is None:
         raise ValueError("no reranker is configured")
@@ -212,8 +242,22 @@ def _train_reranker(
     with progress.step(f"Candidates of {len(dataset.validation):,} validation users"):
         queries = encode_users(user_tower, dataset, dataset.validation, cpu)
         candidates = miner.candidates(queries, dataset.validation, config.network.history)
+    for task, seen in zip(config.tasks, candidates.labels.flatten(0, 1).any(0).tolist(), strict=True):
+        if not seen:
+            progress.say(
+                f"no candidate that a validation user took is positive for task {task!r}: nothing tells how likely it "
+                "is, and its probability stays near 0 for every item"
+            )
     figures = train_reranker(
-        reranker, candidates, dataset.validation, vectors, config.rerank, seed=config.training.seed, device=device
+        reranker,
+        candidates,
+        dataset.validation,
+        vectors,
+        config.rerank,
+        seed=config.training.seed,
+        device=cpu,
+        checkpoint=out / RERANKER_CHECKPOINT,
+        log=log,
     )
     save(reranker.state_dict(), out / RERANKER)
     calibration: dict[str, Any] = {}

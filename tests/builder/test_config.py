@@ -170,7 +170,7 @@ def test_several_faults_are_all_told(tmp_path: Path) -> None:
     assert found == (
         "FILE: 2 faults\n  network.dims: got 1.5, expected a valid integer\n"
         "  training.epoch: unknown key. Did you mean 'epochs'? Known: epochs, batch, negatives, learning_rate, "
-        "temperature, patience, seed."
+        "temperature, patience, seed, mixed_precision, compile."
     )
 
 

@@ -36,3 +36,19 @@ def test_a_failing_step_says_nothing(capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(KeyError), progress.step("Reading"):
         raise KeyError
     assert capsys.readouterr().err == ""
+
+
+def test_of_several_processes_one_speaks(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for terminal in (False, True):
+        monkeypatch.setattr("sys.stderr.isatty", lambda terminal=terminal: terminal)
+        with progress.silent():
+            progress.say("nothing")
+            with progress.step("Silent", 2) as step:
+                step.advance()
+                step.note("nothing")
+            with progress.silent(False):  # of no use within a silence
+                progress.say("nothing")
+        assert capsys.readouterr().err == ""
+    with progress.silent(False):
+        progress.say("something")
+    assert capsys.readouterr().err == "something\n"

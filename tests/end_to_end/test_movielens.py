@@ -153,11 +153,16 @@ def raw_user(user_id: int) -> dict[str, str]:
 
 
 def test_evaluate_served_equals_exact(server: StockServer, folder: Path) -> None:
-    report = json.loads(builder("evaluate", folder / "run", "--served", server.url, "--json"))
+    arguments = ("--served", server.url, "--repository", folder / "repository", "--json")
+    report = json.loads(builder("evaluate", folder / "run", *arguments))
     assert report["users"] > 900
     assert report["exact"]["recall"]["mean"] > 0.05  # popularity alone gives about .08 here; chance gives .012
-    for name in ("recall", "ndcg", "mrr"):
+    for name in ("recall", "ndcg", "mrr", "recall_100", "ndcg_100"):
         assert report["served"][name]["mean"] == pytest.approx(report["exact"][name]["mean"], rel=0.005)
+        assert report["index"][name] == report["served"][name]
+        gain = report["served"][name]["mean"] / report["exact"][name]["mean"] - 1
+        assert report["served"]["gain"][name]["mean"] == pytest.approx(gain, abs=1e-9)
+    assert "reranked" not in report  # nothing orders anew
 
 
 def test_evaluate_beside_baselines(folder: Path) -> None:
@@ -168,7 +173,8 @@ def test_evaluate_beside_baselines(folder: Path) -> None:
     assert report["popularity"]["coverage"] < 0.1 < report["iALS"]["coverage"]
     assert report["EASE"]["ndcg"]["mean"] > report["popularity"]["ndcg"]["mean"]
     assert report["popularity"]["recall_tail"]["mean"] < 0.01 < report["item-kNN"]["recall"]["mean"]
-    assert set(report["notes"]) == {"item-kNN", "iALS", "EASE"}
+    assert set(report["notes"]) == {"index", "item-kNN", "iALS", "EASE"}
+    assert "holds no version of this run" in report["notes"]["index"]
     shown = builder("evaluate", folder / "run", "-k", 10)
     row = next(line.split() for line in shown.splitlines() if line.startswith("exact"))
     assert [row[1], row[3]] == [f"{report['exact'][name]['mean']:.4f}" for name in ("recall", "ndcg")]

@@ -13,7 +13,7 @@ import pytest
 
 from builder.data.lists import Lists
 from builder.evaluation.stored import EVALUATION, store
-from builder.evaluation.summary import summarise
+from builder.evaluation.summary import measure, summarise
 from builder.export.manifest import read_manifest
 from builder.report.svg import NAMESPACE
 from builder.training import run as run_folder
@@ -57,8 +57,11 @@ def add_evaluation(folder: Path) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     targets = Lists(np.arange(USERS + 1), rng.integers(0, ITEMS, USERS))
     seen = Lists(np.zeros(USERS + 1, np.int64), np.empty(0, np.int64))
-    answers = {name: rng.integers(0, ITEMS, (USERS, 20)) for name in ("exact", "iALS")}
-    results = {name: summarise(found, targets, seen, np.arange(ITEMS)) for name, found in answers.items()}
+    answers = {name: rng.integers(0, ITEMS, (USERS, 100)) for name in ("exact", "iALS", "reranked")}
+    measured = {name: measure(found, targets, seen, np.arange(ITEMS), 20) for name, found in answers.items()}
+    results = {
+        name: summarise(part, measured["exact"] if name == "reranked" else None) for name, part in measured.items()
+    }
     notes = {"iALS": "<b>factors</b> 64", "EASE": "left out: <i>large</i>"}
     store(folder / "run", results, notes, users=USERS, k=20)
     return dict(json.loads((folder / "run" / EVALUATION).read_text()))
@@ -110,10 +113,19 @@ def test_a_page_with_everything(folder: Path, capsys: pytest.CaptureFixture[str]
         for cell, interval in zip(rows[name], system["intervals"].values(), strict=False):
             means = [interval[part] for part in ("mean", "low", "high")]
             assert [float(word) for word in re.findall(r"[\d.]+", cell)] == pytest.approx(means, abs=5e-5)
-        assert rows[name][5] == f"{system['coverage']:.1%}"
-    assert rows["iALS"][6] == "<b>factors</b> 64"
+        assert rows[name][7] == f"{system['coverage']:.1%}"
+    assert list(rows) == ["exact", "reranked", "iALS"]  # ours first
+    assert rows["iALS"][8] == "<b>factors</b> 64"
     assert "left out: <i>large</i>" in page.text["quality"]
-    assert len(page.titles["quality"]) == 6
+    assert "reranked is what that version answers" in page.text["quality"]
+    assert "served is" not in page.text["quality"]
+    assert len(page.titles["quality"]) == 8
+    titles, gains = page.tables["quality"][1]
+    assert titles[1:] == page.tables["quality"][0][0][1:-2]
+    assert gains[0] == "reranked"
+    for cell, gain in zip(gains[1:], evaluation["systems"]["reranked"]["gain"].values(), strict=True):
+        percents = [100 * gain[part] for part in ("mean", "low", "high")]
+        assert [float(word) for word in re.findall(r"[-+][\d.]+", cell)] == pytest.approx(percents, abs=5e-3)
 
     assert manifest.curve is not None
     shown_points = [[float(cell) for cell in row[:5]] for row in page.tables["tradeoff"][0][1:]]
@@ -207,7 +219,7 @@ def test_what_is_missing_names_its_command(folder: Path, capsys: pytest.CaptureF
     page = report()
     said = capsys.readouterr().out
     for section, command in {
-        "quality": "builder evaluate run --baselines",
+        "quality": "builder evaluate run --baselines --repository repository --model retrieval",
         "tradeoff": "builder tune run --repository repository --model retrieval",
         "calibration": "builder train retrieval.yaml",
     }.items():

@@ -74,6 +74,22 @@ def test_unknown_label_column(tmp_path: Path) -> None:
         read(tmp_path, {"user": [1], "item": [10]}, {"like": "stars >= 4"})
 
 
+def test_labels_that_are_no_numbers(tmp_path: Path) -> None:
+    columns = {"user": [1, 2], "item": [10, 20], "rating": ["5", "good"]}
+    with pytest.raises(DataError, match=r"column 'rating': task 'like' \(rating >= 4\) needs numbers, got string"):
+        read(tmp_path, columns, {"like": "rating >= 4", "watch": True})
+
+
+def test_constant_labels(tmp_path: Path) -> None:
+    """All positive is a task like `true`; all missing is positive for none."""
+    columns: dict[str, Any] = {"user": [1, 2], "item": [10, 20], "rating": [5, 5], "empty": [None, None]}
+    assert read(tmp_path, columns, {"like": "rating >= 4"}).labels.tolist() == [[True], [True]]
+    with pytest.raises(DataError, match=r"no positive interaction with an item of the catalogue"):
+        read(tmp_path, columns, {"like": "rating < 4"})
+    with pytest.raises(DataError, match=r"positive for task 'other' \(empty > 0\)"):
+        read(tmp_path, columns, {"like": "rating >= 4", "other": "empty > 0"})
+
+
 def test_nothing_left(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no positive interaction with an item of the catalogue"):
         read(tmp_path, {"user": [1], "item": [11]})

@@ -10,16 +10,17 @@ import pytest
 
 from builder.errors import BuilderError
 from builder.evaluation import stored
-from builder.evaluation.stored import EVALUATION, read_evaluation, store
+from builder.evaluation.stored import EVALUATION, StoredInterval, read_evaluation, store
 from builder.evaluation.summary import Interval, Summary
 
 
-def summary(mean: float, *, new: float = 0.5) -> Summary:
+def summary(mean: float, *, new: float = 0.5, **gain: Interval) -> Summary:
     def around(value: float) -> Interval:
         return Interval(value, value - 0.01, value + 0.01)
 
     nobody = Interval(np.nan, np.nan, np.nan)
-    return Summary(around(mean), around(mean / 2), around(mean / 3), around(new) if new == new else nobody, nobody, 0.3)
+    intervals = {"recall": around(mean), "recall_new": around(new) if new == new else nobody, "recall_tail": nobody}
+    return Summary(intervals, 0.3, gain)
 
 
 @pytest.fixture
@@ -42,6 +43,26 @@ def test_what_is_stored_is_read(run: Path) -> None:
     assert found.systems["iALS"].note == "factors 64"
     assert found.systems["exact"].coverage == 0.3
     assert found.left_out == {"EASE": "left out: too large"}
+    assert found.systems["exact"].gain == {}
+
+
+def test_gains_are_stored(run: Path) -> None:
+    nothing = Interval(np.nan, np.nan, np.nan)
+    store(run, {"reranked": summary(0.2, recall=Interval(0.1, 0.05, 0.15), mrr=nothing)}, {}, users=7, k=20)
+    found = read_evaluation(run)
+    assert found is not None
+    gain = found.systems["reranked"].gain
+    assert gain == {"recall": StoredInterval(mean=0.1, low=0.05, high=0.15), "mrr": None}
+
+
+def test_a_file_from_before_there_were_gains(run: Path) -> None:
+    path = store(run, {"exact": summary(0.2)}, {}, users=7, k=20)
+    written = json.loads(path.read_text())
+    del written["systems"]["exact"]["gain"]
+    path.write_text(json.dumps(written))
+    found = read_evaluation(run)
+    assert found is not None
+    assert found.systems["exact"].gain == {}
 
 
 def test_calls_add_to_one_another(run: Path) -> None:

@@ -93,6 +93,28 @@ def test_task_scores_are_those_of_the_trained_reranker(trained: tuple[TrainedRun
     assert logits[:, :, 0].std() > 0
 
 
+def test_nothing_left_to_rank(trained: tuple[TrainedRun, Path]) -> None:
+    """All excluded, and all but two: a normal answer of as many results, beside others of the batch."""
+    run, version = trained
+    inputs = requests(run, [float("nan")] * 2)
+    plain = ask(version, inputs)
+    ids = torch.from_numpy(run.catalogue.ids)
+    exclude = torch.full((USERS, len(ids)), -1)
+    exclude[:, : inputs["exclude"].shape[1]] = inputs["exclude"]
+    exclude[0], exclude[1] = ids, ids
+    exclude[1, :2] = -1
+    found, values, tasks, count, status, _ = ask(version, {**inputs, "exclude": exclude})
+    assert status.sum() == 0
+    assert count[:3, 0].tolist() == [0, 2, RESULTS]
+    assert (found[0] == -1).all()
+    assert torch.isneginf(values[0]).all()
+    assert torch.isneginf(tasks[0]).all()
+    assert sorted(found[1, :2].tolist()) == sorted(ids[:2].tolist())
+    assert (found[1, 2:] == -1).all()
+    for one, other in zip((found, values, tasks), plain, strict=False):
+        torch.testing.assert_close(one[2:], other[2:], rtol=0, atol=1e-6)
+
+
 def test_figures_and_calibration_are_reported(trained: tuple[TrainedRun, Path]) -> None:
     run, version = trained
     report = json.loads((version.parents[2] / "run" / "report.json").read_text())

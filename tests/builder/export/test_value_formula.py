@@ -86,6 +86,17 @@ def test_an_item_whose_value_is_unknown_comes_last(folder: Path) -> None:
     assert np.isfinite(values[: unknown.count(False)]).all()
 
 
+@pytest.mark.parametrize("formula", ["log(-1 - abs(score))", "1 / (score - score)", "-exp(abs(score) + 1e4)"])
+def test_a_formula_that_tells_nothing_apart_orders_by_id(folder: Path, formula: str) -> None:
+    """Not a number for any, or infinite for all: results are as many as ever, by ascending id."""
+    version = export_config(write(folder, formula), folder / "repository")
+    query = np.ones(6, np.float32)
+    positions, values, _ = results(version, query)
+    assert not np.isfinite(values).any()
+    found = np.argsort(-(np.load(folder / "vectors.npy").astype(np.float64) @ query))[:80]
+    assert positions == sorted(found.tolist())[:RESULTS]
+
+
 def test_dates_are_seconds(folder: Path) -> None:
     version = export_config(write(folder, "added / 86400"), folder / "repository")
     positions, values, _ = results(version, np.ones(6, np.float32))

@@ -27,10 +27,20 @@ def test_against_the_definition(seed: int) -> None:
         ]
         own = float(known[row] @ vectors[target]) / temperature
         total += math.log(math.exp(own) + sum(map(math.exp, logits))) - own
-    assert float(found.detach()) == pytest.approx(total / batch, rel=1e-5)
+    assert float(found.detach()) == pytest.approx(total, rel=1e-5)
     found.backward()
     assert users.grad is not None
     assert torch.isfinite(users.grad).all()
+    whole = users.grad.clone()
+    parts = []
+    for first, last in ((0, 2), (2, 2), (2, 6)):  # the rows divided, one part of none
+        part = known[first:last].clone().requires_grad_()
+        loss = sampled_softmax(part, vectors[positions], positions, expected.log()[positions], temperature, first=first)
+        loss.backward()
+        assert part.grad is not None
+        torch.testing.assert_close(part.grad, whole[first:last])
+        parts.append(float(loss.detach()))
+    assert sum(parts) == pytest.approx(total, rel=1e-5)
 
 
 def test_all_candidates_the_same_item() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +19,10 @@ from builder.errors import BuilderError
 from builder.evaluation.exact import exact_search
 from builder.network.neighbours import Neighbours
 from builder.network.rerank import Reranker
-from builder.training import rerank
+from builder.training import checkpoint, rerank
+from builder.training.logging import RunLog
 from builder.training.rerank import Candidates, Miner, best_items, listwise_and_pointwise, probabilities, train_reranker
+from tests.builder.training.test_logging import read as scalars
 
 ITEMS, DIMS, USERS = 300, 8, 120
 CPU = torch.device("cpu")
@@ -71,6 +76,52 @@ def test_loss_by_hand() -> None:
     pointwise = bce(1, True) + bce(-1, False) + bce(0, False) + bce(2, True)
     listwise = math.log(1 + math.exp(-1)) + math.log(1 + math.exp(-3))
     assert float(listwise_and_pointwise(logits, labels, real)) == pytest.approx((pointwise + listwise) / 2)
+
+
+def test_a_user_of_whom_all_is_masked_leaves_loss_and_gradient_alone() -> None:
+    """Without any candidate there is nothing to learn, and nothing that is no number."""
+    torch.manual_seed(0)
+    logits = torch.randn(2, 3, 1, requires_grad=True)
+    labels = torch.tensor([[[True], [False], [False]], [[False], [False], [False]]])
+    real = torch.tensor([[True, True, True], [False, False, False]])
+    loss = listwise_and_pointwise(logits, labels, real)
+    loss.backward()
+    alone = logits.detach()[:1].clone().requires_grad_()
+    expected = listwise_and_pointwise(alone, labels[:1], real[:1])
+    expected.backward()
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()))
+    assert logits.grad is not None
+    torch.testing.assert_close(logits.grad[:1], alone.grad)
+    assert logits.grad[1].abs().sum() == 0
+
+
+def test_candidates_of_a_user_who_has_seen_everything() -> None:
+    catalogue, vectors, queries = made(2)
+    everything, nothing = list(range(ITEMS)), list[int]()
+    seen = lists([everything, nothing, everything])
+    held_out = HeldOut(np.arange(3, dtype=np.int32), seen, seen, lists([[1], [2], []]), np.ones((2, 1), bool))
+    found = Miner(catalogue, vectors, 50, seed=0).candidates(queries[:3], held_out, 4)
+    assert (found.items[[0, 2]] == -1).all()
+    assert torch.isneginf(found.scores[[0, 2]]).all()
+    assert not found.labels[[0, 2]].any()
+    assert (found.items[1] >= 0).all()
+    value = probabilities(make("mlp", 8).eval(), found, vectors)
+    assert torch.isfinite(value).all()
+    assert (best_items(found.items, value.sum(2), 20)[[0, 2]] == -1).all()
+
+
+@pytest.mark.parametrize("positive", [False, True])
+def test_a_task_of_one_label_begins_with_what_it_always_is(positive: bool) -> None:
+    candidates, _, _ = planted(3)
+    labels = torch.cat([candidates.labels, torch.full_like(candidates.labels, positive)], 2)
+    graph = Neighbours(torch.empty(ITEMS, 0, dtype=torch.int32), torch.empty(ITEMS, 0), history=4)
+    reranker = Reranker("mlp", (), np.ones(ITEMS, np.int64), dims=DIMS, tasks=2, hidden=8, neighbours=graph)
+    rerank._begin_with_scores(reranker, dataclasses.replace(candidates, labels=labels))
+    scores = torch.tensor([[-3.0, 0.0, 7.0]])
+    chance = reranker.scorer.retrieved(scores).sigmoid()
+    assert chance[0, :, 0].std() > 0
+    rare = 1 / (20 * USERS + 2)
+    np.testing.assert_allclose(chance[0, :, 1].detach(), 1 - rare if positive else rare, rtol=1e-4)
 
 
 def test_best_items() -> None:
@@ -138,6 +189,71 @@ def test_too_few_users() -> None:
         train_reranker(
             reranker, candidates.take(chosen), held_out.take(chosen.numpy()), vectors, Rerank(), seed=0, device=CPU
         )
+
+
+def learned(file: Path | None, settings: Rerank, log: RunLog | None = None) -> tuple[Reranker, dict[str, float]]:
+    candidates, held_out, vectors = planted(0)
+    torch.manual_seed(0)
+    reranker = make("mlp", 16)
+    figures = train_reranker(
+        reranker, candidates, held_out, vectors, settings, seed=0, device=CPU, checkpoint=file, log=log
+    )
+    return reranker, figures
+
+
+@pytest.mark.parametrize("killed_after", [1, 5, 8])
+def test_a_killed_training_resumes_to_the_same_result(
+    killed_after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Rerank(epochs=8, learning_rate=0.01, patience=8)
+    whole, figures = learned(None, settings, RunLog(tmp_path / "whole"))
+    saves = 0
+    save = checkpoint.save
+
+    def killing_save(state: dict[str, Any], path: Path) -> None:
+        nonlocal saves
+        save(state, path)
+        saves += 1
+        if saves == killed_after:
+            raise KeyboardInterrupt
+
+    file, log = tmp_path / "checkpoint.pt", RunLog(tmp_path / "killed")
+    with monkeypatch.context() as patch:
+        patch.setattr(rerank, "save", killing_save)
+        with pytest.raises(KeyboardInterrupt):
+            learned(file, settings, log)
+    log.close()
+    epochs = 0
+    one_epoch = rerank._epoch
+
+    def counted(*arguments: Any) -> float:
+        nonlocal epochs
+        epochs += 1
+        return one_epoch(*arguments)
+
+    monkeypatch.setattr(rerank, "_epoch", counted)
+    resumed, again = learned(file, settings, RunLog(tmp_path / "killed"))
+    assert epochs == 8 - killed_after
+    assert again == figures
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], tensor), name
+    shown = scalars(tmp_path / "whole" / "reranker")
+    assert [epoch for epoch, _ in shown["ndcg"]] == list(range(9))
+    assert shown["ndcg"][0][1] == pytest.approx(figures["rerank_validation_ndcg_at_20_before"])
+    assert max(value for _, value in shown["ndcg"]) == pytest.approx(figures["rerank_validation_ndcg_at_20"])
+    assert scalars(tmp_path / "killed" / "reranker") == shown
+
+
+def test_a_checkpoint_of_other_settings_is_no_beginning(tmp_path: Path) -> None:
+    file = tmp_path / "checkpoint.pt"
+    _, first = learned(file, Rerank(epochs=2, learning_rate=0.01, patience=9))
+    assert checkpoint.restore(file, CPU)["epoch"] == 2
+    _, other = learned(file, Rerank(epochs=2, learning_rate=0.002, patience=9))
+    assert other == learned(None, Rerank(epochs=2, learning_rate=0.002, patience=9))[1] != first
+    longer = Rerank(epochs=4, learning_rate=0.002, patience=9)  # only for longer: it goes on
+    assert learned(file, longer)[1] == learned(None, longer)[1]
+    assert checkpoint.restore(file, CPU)["epoch"] == 4
+    assert not any(name.startswith("neighbours") for name in checkpoint.restore(file, CPU)["reranker"])
 
 
 def test_logistic_fit_finds_the_slope_and_the_bias() -> None:

@@ -22,6 +22,7 @@ from builder.network.history import AttentionPooling
 from builder.network.towers import SPARSE_ROWS
 from builder.training import checkpoint, run, trainer
 from client.hashing import UNKNOWN_KEY
+from tests.builder.training.test_logging import read as scalars
 
 SETTINGS = {"training": {"epochs": 3, "batch": 256, "negatives": 64, "learning_rate": 0.01}}
 
@@ -58,7 +59,7 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_run_folder(trained: Path, data: Path) -> None:
     assert sorted(path.name for path in trained.iterdir()) == sorted(
-        [run.CONFIG, run.CHECKPOINT, run.TOWERS, run.METRICS, run.VECTORS, run.REPORT]
+        [run.CONFIG, run.CHECKPOINT, run.TOWERS, run.METRICS, run.VECTORS, run.REPORT, run.TENSORBOARD]
     )
     log = [json.loads(line) for line in (trained / run.METRICS).read_text().splitlines()]
     assert [line["epoch"] for line in log] == [1, 2, 3]
@@ -138,10 +139,36 @@ def test_a_killed_run_resumes_to_the_same_result(
     same(trained, run.train(config(data), tmp_path / "killed", True))
 
 
+def shown(out: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard shows of the towers, but for the seconds."""
+    return {name: found for name, found in scalars(out / run.TENSORBOARD / "towers").items() if name != "epoch/seconds"}
+
+
+def test_tensorboard_shows_a_killed_run_as_if_it_had_not_been(
+    trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "LOG_STEPS", 2)
+    whole = run.train(config(data), tmp_path / "whole", False)
+    kill(config(data), tmp_path / "killed", 16, monkeypatch)
+    run.train(config(data), tmp_path / "killed", True)
+    found = shown(whole)
+    log = [json.loads(line) for line in (trained / run.METRICS).read_text().splitlines()]
+    steps = -(-len(run.load(trained).dataset.train) // SETTINGS["training"]["batch"])
+    for name in ("loss", "recall", "ndcg"):
+        expected = [(line["epoch"] * steps, pytest.approx(line[name], rel=1e-5)) for line in log]
+        assert found[f"epoch/{name}"] == expected
+    assert [step for step, _ in found["loss"]] == list(range(2, 3 * steps + 1, 2))
+    assert np.mean([value for _, value in found["loss"][-4:]]) < found["loss"][0][1]
+    assert shown(tmp_path / "killed") == found
+
+
 def test_resuming_a_finished_run_changes_nothing(trained: Path, data: Path) -> None:
-    before = {path.name: path.read_bytes() for path in trained.iterdir() if path.name != run.REPORT}
+    def contents() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in trained.rglob("*") if path.is_file() and path.name != run.REPORT}
+
+    before = contents()
     run.train(config(data), trained, True)
-    assert {path.name: path.read_bytes() for path in trained.iterdir() if path.name != run.REPORT} == before
+    assert contents() == before
 
 
 def test_refusals(trained: Path, data: Path, tmp_path: Path) -> None:
