@@ -209,17 +209,26 @@ class Network(_Model):
 class Training(_Model):
     """Sampled softmax with Adam. `epochs` is the most; training stops after `patience` epochs without better recall.
 
-    `batch`: positives a step. `negatives`: items drawn uniformly a step, beside the batch's own. `temperature`: divides
-    cosine similarities. `seed`: two runs of one seed on one machine are the same.
+    `start`: random weights, or the truncated singular value decomposition of the interactions
+    (builder/training/spectral.py), which `epochs` refine (0: none); items then have a vector in a history and another,
+    of any length, as a result. `batch`: positives a step. `negatives`: items drawn uniformly a step, beside the batch's
+    own. `temperature`: divides the products of user and item. `seed`: two runs of one seed on one machine are the same.
     """
 
-    epochs: int = Field(default=50, ge=1)
+    start: Literal["random", "spectral"] = "random"
+    epochs: int = Field(default=50, ge=0)
     batch: int = Field(default=1024, ge=2)
     negatives: int = Field(default=1024, ge=0)
     learning_rate: float = Field(default=0.003, gt=0)
     temperature: float = Field(default=0.1, gt=0)
     patience: int = Field(default=3, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**31)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Training:
+        if not self.epochs and self.start == "random":
+            raise ValueError("epochs: 0 leaves the towers as they start: set at least 1, or start: spectral")
+        return self
 
 
 class Rerank(_Model):
@@ -341,6 +350,11 @@ class Config(_Model):
             interactions = self.data.interactions
             if self.network.pooling == "attention" and interactions is not None and interactions.time is None:
                 raise ValueError("network.pooling: attention reads order: set data.interactions.time, or pooling: mean")
+            if self.training.start == "spectral" and (self.network.pooling != "mean" or not self.network.history):
+                raise ValueError(
+                    "training.start: spectral knows a user by the mean of a history: set network.history above 0 and "
+                    "pooling: mean, or start: random"
+                )
             if users is not None and (users.path is None or users.id is None):
                 raise ValueError("data.users needs path and id")
             taken = {feature.name for feature in users.features} if users else set()

@@ -74,7 +74,12 @@ class Trainer:
         self._optimizers = _optimizers(self.towers, settings.learning_rate)
 
     def fit(self) -> None:
-        """Train until validation recall has not risen for `patience` epochs, or `epochs` are done."""
+        """Train until validation recall has not risen for `patience` epochs, or `epochs` are done.
+
+        Towers that know something before they are trained are epoch 0, which training has to beat.
+        """
+        if self.settings.start == "spectral" and not self.state.log:
+            self._measure_start()
         while not self.finished:
             self._epoch()
 
@@ -97,6 +102,16 @@ class Trainer:
         for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.state = Progress(**state["progress"])
+
+    def _measure_start(self) -> None:
+        with progress.step("Measuring the start") as current:
+            validation = self.measure(self.dataset.validation)
+            current.note(f"validation recall@{AT} {validation.recall:.4f}")
+        figures = {"epoch": 0, "recall": validation.recall, "ndcg": validation.ndcg, "seconds": 0.0}
+        self.state.log.append(figures)
+        self.state.best_recall = validation.recall
+        self._on_best(self.towers.state_dict())
+        self._on_checkpoint(self.state_dict())
 
     def _epoch(self) -> None:
         state, settings = self.state, self.settings

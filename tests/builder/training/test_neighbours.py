@@ -29,9 +29,12 @@ def test_cosines_of_co_occurrence(seed: int, at_once: int, monkeypatch: pytest.M
     taken[given.users, given.items] = 1
     positions, weights = item_neighbours(given, ITEMS, 5)
     assert positions.shape == weights.shape == (ITEMS, 5)
+    of_users, of_items = taken.sum(1), taken.sum(0)
+    mean_user, mean_item = of_users[of_users > 0].mean(), of_items[of_items > 0].mean()
+    shares = 1.75 * mean_user / (of_users + 0.75 * mean_user)
     for i in range(ITEMS):
-        both = taken[:, i] @ taken
-        cosines = both / np.sqrt(np.maximum(taken[:, i].sum() * taken.sum(0), 1))
+        both = (taken[:, i] * shares) @ taken
+        cosines = both / np.sqrt((of_items[i] + 0.5 * mean_item) * (of_items + 0.5 * mean_item))
         order = [j for j in sorted(range(ITEMS), key=lambda j: (-np.float32(cosines[j]), j)) if j != i and both[j] > 0][
             :5
         ]
@@ -46,5 +49,5 @@ def test_no_wider_than_needed() -> None:
     one = Events(np.array([0, 2]), np.array([0, 1], np.int32), None, np.ones((2, 1), bool))
     positions, weights = item_neighbours(one, 3, 10)
     assert positions.tolist() == [[1], [0], [-1]]
-    assert weights.tolist() == [[1.0], [1.0], [0.0]]
+    np.testing.assert_allclose(weights, [[1 / 1.5], [1 / 1.5], [0.0]])
     assert item_neighbours(one, 3, 0)[0].shape == (3, 0)
