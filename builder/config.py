@@ -162,18 +162,23 @@ class Split(_Model):
     stay in training).
     file: `test` is a file with the columns of `data.interactions`; validation is `validation_share` of the training
     items of the validation users, drawn with the training seed (the last ones where there is a time).
-    `validation_users`: at most so many users give something to validation.
+    `validation_users`: at most so many users give something to validation. `validation_blocks`: where there is no time,
+    what is held out of a user is one item drawn and those that others take together with it. Test parts that are the
+    users' future are better foretold by such blocks than by single items (Roberts et al. 2017, doi:10.1111/ecog.02881).
     """
 
     kind: Literal["leave-last-out", "file"] = "leave-last-out"
     test: File | None = None
     validation_users: int = Field(default=10_000, ge=1)
     validation_share: Fraction = 0.2
+    validation_blocks: bool = False
 
     @model_validator(mode="after")
     def _fits(self) -> Split:
         if (self.kind == "file") != (self.test is not None):
             raise ValueError("kind file goes with a test file, and only that kind")
+        if self.validation_blocks and self.kind != "file":
+            raise ValueError("validation_blocks goes with kind file: leave-last-out holds out one item of each user")
         return self
 
 
@@ -350,6 +355,8 @@ class Config(_Model):
             interactions = self.data.interactions
             if self.network.pooling == "attention" and interactions is not None and interactions.time is None:
                 raise ValueError("network.pooling: attention reads order: set data.interactions.time, or pooling: mean")
+            if self.split.validation_blocks and interactions is not None and interactions.time is not None:
+                raise ValueError("split.validation_blocks: with data.interactions.time the last items are held out")
             if self.training.start == "spectral" and (self.network.pooling != "mean" or not self.network.history):
                 raise ValueError(
                     "training.start: spectral knows a user by the mean of a history: set network.history above 0 and "

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from builder.data.interactions import Events
 
-ADDED_TO_USERS = 0.75  # to their degrees, in units of the mean degree; docs/quality.md has what else was tried
-ADDED_TO_ITEMS = 0.5
+ADDED = 0.25  # to degrees, in units of their mean; docs/quality.md has what else was tried
 
 
 @dataclass(frozen=True)
@@ -35,14 +34,14 @@ def interaction_graph(events: Events, items: int) -> Graph:
     """The graph of interactions with `items` items."""
     ones = np.ones(len(events), dtype=np.float32)
     taken = sp.csr_matrix((ones, events.items, events.offsets), shape=(len(events.offsets) - 1, items))
-    of_users, mean_user = _degrees(taken, 1, ADDED_TO_USERS)
-    of_items, _ = _degrees(taken, 0, ADDED_TO_ITEMS)
+    of_users, mean_user = _degrees(taken, 1)
+    of_items, _ = _degrees(taken, 0)
     scaled = sp.csr_matrix(sp.diags(of_users**-0.5) @ taken @ sp.diags(of_items**-0.5), dtype=np.float32)
     return Graph(scaled, of_items, mean_user)
 
 
-def _degrees(taken: Any, axis: int, added: float) -> tuple[NDArray[np.float32], float]:
-    """Sums by `axis` with `added` times the mean of those that are not 0, and that mean with as much added."""
+def _degrees(taken: Any, axis: int) -> tuple[NDArray[np.float32], float]:
+    """Sums by `axis` with `ADDED` times the mean of those that are not 0, and that mean with as much added."""
     degrees = np.asarray(taken.sum(axis), dtype=np.float32).ravel()
     mean = float(degrees[degrees > 0].mean()) if degrees.any() else 1.0
-    return degrees + np.float32(added * mean), (1 + added) * mean
+    return degrees + np.float32(ADDED * mean), (1 + ADDED) * mean

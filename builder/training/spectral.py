@@ -21,7 +21,6 @@ from builder.errors import BuilderError
 from builder.network.towers import ItemTower, UserTower
 from builder.training.graph import interaction_graph
 
-ITEM_EXPONENT = 0.4  # of an item's degree: a result gains by it and an entry of a history loses
 ITERATIONS = 3  # of the subspace; results after one more are the same to three digits
 EXTRA = 32  # dims beside those asked for, which make the last of them converge
 NOBODY = 1e-3  # length of the mean user beside that of a pooled history: it decides only where there is nothing else
@@ -47,7 +46,7 @@ def decompose(events: Events, count: int, *, dims: int, seed: int) -> Spectral:
         )
     graph = interaction_graph(events, count)
     directions = right_singular_vectors(graph.scaled, dims, seed=seed)
-    weights = (graph.items**ITEM_EXPONENT)[:, None]
+    weights = np.sqrt(graph.items)[:, None]
     history, items = (directions / weights).astype(np.float32), (directions * weights).astype(np.float32)
     length = float(np.sqrt(np.square(items, dtype=np.float64).sum() / len(np.unique(events.items))))
     return Spectral(history * np.float32(length), items / np.float32(length))

@@ -104,6 +104,7 @@ def test_round_trip(tmp_path: Path) -> None:
         ),
         ("split: {kind: file}", "FILE, split: kind file goes with a test file, and only that kind"),
         ("split: {test: test.csv}", "FILE, split: kind file goes with a test file, and only that kind"),
+        ("split: {validation_blocks: true}", "FILE, split: validation_blocks goes with kind file: leave-last-out"),
         ("split: {kind: random}", "FILE, split.kind: got 'random', expected 'leave-last-out' or 'file'"),
         ("embeddings: {path: v.npy}", "FILE: expected exactly one of data.interactions and embeddings"),
         ("name: again", "FILE, line 6, column 1: is not YAML: key 'name' twice"),
@@ -198,6 +199,11 @@ def test_files_that_are_no_configuration(tmp_path: Path) -> None:
     ("text", "message"),
     [
         (GIVEN + "network: {pooling: attention}", "network.pooling is of a tower that is trained here: leave it out"),
+        (
+            TRAINED.replace("item: item_id}", "item: item_id, time: time}")
+            + "split: {kind: file, test: test.parquet, validation_blocks: true}",
+            "split.validation_blocks: with data.interactions.time the last items are held out",
+        ),
         (
             TRAINED.replace("item: item_id}", "item: item_id, time: time}")
             + "training: {start: spectral}\nnetwork: {pooling: attention}",

@@ -31,10 +31,10 @@ def test_cosines_of_co_occurrence(seed: int, at_once: int, monkeypatch: pytest.M
     assert positions.shape == weights.shape == (ITEMS, 5)
     of_users, of_items = taken.sum(1), taken.sum(0)
     mean_user, mean_item = of_users[of_users > 0].mean(), of_items[of_items > 0].mean()
-    shares = 1.75 * mean_user / (of_users + 0.75 * mean_user)
+    shares = 1.25 * mean_user / (of_users + 0.25 * mean_user)
     for i in range(ITEMS):
         both = (taken[:, i] * shares) @ taken
-        cosines = both / np.sqrt((of_items[i] + 0.5 * mean_item) * (of_items + 0.5 * mean_item))
+        cosines = both / np.sqrt((of_items[i] + 0.25 * mean_item) * (of_items + 0.25 * mean_item))
         order = [j for j in sorted(range(ITEMS), key=lambda j: (-np.float32(cosines[j]), j)) if j != i and both[j] > 0][
             :5
         ]
@@ -49,5 +49,5 @@ def test_no_wider_than_needed() -> None:
     one = Events(np.array([0, 2]), np.array([0, 1], np.int32), None, np.ones((2, 1), bool))
     positions, weights = item_neighbours(one, 3, 10)
     assert positions.tolist() == [[1], [0], [-1]]
-    np.testing.assert_allclose(weights, [[1 / 1.5], [1 / 1.5], [0.0]])
+    np.testing.assert_allclose(weights, [[1 / 1.25], [1 / 1.25], [0.0]], rtol=1e-6)
     assert item_neighbours(one, 3, 0)[0].shape == (3, 0)
