@@ -22,7 +22,7 @@ def events(seed: int) -> Events:
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("at_once", [1, 200, 20_000_000])
-def test_cosines_of_co_occurrence(seed: int, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chances_of_walks(seed: int, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neighbours, "ENTRIES_AT_ONCE", at_once)
     given = events(seed)
     taken = np.zeros((USERS, ITEMS))
@@ -34,13 +34,13 @@ def test_cosines_of_co_occurrence(seed: int, at_once: int, monkeypatch: pytest.M
     shares = 1.25 * mean_user / (of_users + 0.25 * mean_user)
     for i in range(ITEMS):
         both = (taken[:, i] * shares) @ taken
-        cosines = both / np.sqrt((of_items[i] + 0.25 * mean_item) * (of_items + 0.25 * mean_item))
-        order = [j for j in sorted(range(ITEMS), key=lambda j: (-np.float32(cosines[j]), j)) if j != i and both[j] > 0][
+        chances = both / (of_items[i] + 0.25 * mean_item)
+        order = [j for j in sorted(range(ITEMS), key=lambda j: (-np.float32(chances[j]), j)) if j != i and both[j] > 0][
             :5
         ]
         kept = positions[i][positions[i] >= 0].tolist()
-        np.testing.assert_allclose(weights[i, : len(kept)], cosines[kept], rtol=1e-5)
-        np.testing.assert_allclose(weights[i, : len(kept)], cosines[order], rtol=1e-5)  # ties may differ by rounding
+        np.testing.assert_allclose(weights[i, : len(kept)], chances[kept], rtol=1e-5)
+        np.testing.assert_allclose(weights[i, : len(kept)], chances[order], rtol=1e-5)  # ties may differ by rounding
         assert len(kept) == len(order)
         assert (weights[i, len(kept) :] == 0).all()
 
