@@ -162,18 +162,23 @@ class Split(_Model):
     stay in training).
     file: `test` is a file with the columns of `data.interactions`; validation is `validation_share` of the training
     items of the validation users, drawn with the training seed (the last ones where there is a time).
-    `validation_users`: at most so many users give something to validation.
+    `validation_users`: at most so many users give something to validation. `validation_blocks`: where there is no time,
+    what is held out of a user is one item drawn and those that others take together with it. Test parts that are the
+    users' future are better foretold by such blocks than by single items (Roberts et al. 2017, doi:10.1111/ecog.02881).
     """
 
     kind: Literal["leave-last-out", "file"] = "leave-last-out"
     test: File | None = None
     validation_users: int = Field(default=10_000, ge=1)
     validation_share: Fraction = 0.2
+    validation_blocks: bool = False
 
     @model_validator(mode="after")
     def _fits(self) -> Split:
         if (self.kind == "file") != (self.test is not None):
             raise ValueError("kind file goes with a test file, and only that kind")
+        if self.validation_blocks and self.kind != "file":
+            raise ValueError("validation_blocks goes with kind file: leave-last-out holds out one item of each user")
         return self
 
 
@@ -209,12 +214,16 @@ class Network(_Model):
 class Training(_Model):
     """Sampled softmax with Adam. `epochs` is the most; training stops after `patience` epochs without better recall.
 
-    `batch`: positives a step. `negatives`: items drawn uniformly a step, beside the batch's own. `temperature`: divides
-    cosine similarities. `seed`: two runs of one seed on one machine are the same. On a GPU, and there only:
-    `mixed_precision` (products of matrices in bfloat16) and `compile` (torch.compile) train the towers faster.
+    `start`: random weights, or the truncated singular value decomposition of the interactions
+    (builder/training/spectral.py), which `epochs` refine (0: none); items then have a vector in a history and another,
+    of any length, as a result. `batch`: positives a step. `negatives`: items drawn uniformly a step, beside the batch's
+    own. `temperature`: divides the products of user and item. `seed`: two runs of one seed on one machine are the same.
+    On a GPU, and there only: `mixed_precision` (products of matrices in bfloat16) and `compile` (torch.compile) train
+    the towers faster.
     """
 
-    epochs: int = Field(default=50, ge=1)
+    start: Literal["random", "spectral"] = "random"
+    epochs: int = Field(default=50, ge=0)
     batch: int = Field(default=1024, ge=2)
     negatives: int = Field(default=1024, ge=0)
     learning_rate: float = Field(default=0.003, gt=0)
@@ -223,6 +232,12 @@ class Training(_Model):
     seed: int = Field(default=0, ge=0, lt=2**31)
     mixed_precision: bool = False
     compile: bool = False
+
+    @model_validator(mode="after")
+    def _fits(self) -> Training:
+        if not self.epochs and self.start == "random":
+            raise ValueError("epochs: 0 leaves the towers as they start: set at least 1, or start: spectral")
+        return self
 
 
 class Rerank(_Model):
@@ -344,6 +359,13 @@ class Config(_Model):
             interactions = self.data.interactions
             if self.network.pooling == "attention" and interactions is not None and interactions.time is None:
                 raise ValueError("network.pooling: attention reads order: set data.interactions.time, or pooling: mean")
+            if self.split.validation_blocks and interactions is not None and interactions.time is not None:
+                raise ValueError("split.validation_blocks: with data.interactions.time the last items are held out")
+            if self.training.start == "spectral" and (self.network.pooling != "mean" or not self.network.history):
+                raise ValueError(
+                    "training.start: spectral knows a user by the mean of a history: set network.history above 0 and "
+                    "pooling: mean, or start: random"
+                )
             if users is not None and (users.path is None or users.id is None):
                 raise ValueError("data.users needs path and id")
             taken = {feature.name for feature in users.features} if users else set()

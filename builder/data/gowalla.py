@@ -29,9 +29,11 @@ name: places
 data:
   items: {path: items.parquet, id: item_id}
   interactions: {path: train.parquet, user: user_id, item: item_id}
-split: {kind: file, test: test.parquet, validation_users: 3000}
-network: {dims: 128, history: 256, user_id: false}
-training: {patience: 2}
+split: {kind: file, test: test.parquet, validation_users: 5000, validation_blocks: true}
+network: {dims: 1024, history: 256, user_id: false}
+training: {start: spectral, epochs: 0}
+rerank: {}
+index: {candidates: 500}
 """
 
 

@@ -77,7 +77,8 @@ def fixed_file(events: Events, test: Events, split: Split, seed: int) -> Parts:
     """`test` as it is, less what the user already has in `events`; part of `events` for validation.
 
     Validation takes `validation_share` of the items of the validation users, at least one and never all: the last
-    ones where there is a time, else drawn. The history served in the test is all of `events`.
+    ones where there is a time, else drawn one by one, or with `validation_blocks` one drawn and those most like it. The
+    history served in the test is all of `events`.
     """
     lengths = np.diff(events.offsets)
     users = _draw(np.flatnonzero(lengths >= 2), split.validation_users, seed)
@@ -85,7 +86,8 @@ def fixed_file(events: Events, test: Events, split: Split, seed: int) -> Parts:
     held[users] = np.maximum(1, (lengths[users] * split.validation_share).astype(np.int64))
     if events.times is None:
         lottery = np.random.default_rng([seed, 2]).random(len(events))
-        order = np.lexsort((lottery, events.users))
+        likeness = _likeness(events, users, lottery) if split.validation_blocks else np.zeros(len(events))
+        order = np.lexsort((lottery, likeness, events.users))
     else:
         order = np.arange(len(events))
     rank_from_end = np.repeat(events.offsets[1:], lengths) - np.arange(len(events))  # 1 is the last
@@ -121,6 +123,28 @@ def _draw(users: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
     if count >= len(users):
         return users
     return np.sort(np.random.default_rng([seed, 1]).choice(users, count, replace=False))
+
+
+def _likeness(events: Events, users: NDArray[np.int64], lottery: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[P]: how like each item of `users` is to the one of them that `lottery` [P] draws, which has 2; 0 for others.
+
+    Likeness is the cosine of who else took the two.
+    """
+    by_item = np.argsort(events.items, kind="stable")
+    takers = Lists.group(events.items[by_item], events.users[by_item], int(events.items.max(initial=-1)) + 1)
+    result = np.zeros(len(events))
+    took_drawn = np.zeros(len(events.offsets) - 1)
+    for user in users:
+        own = slice(events.offsets[user], events.offsets[user + 1])
+        drawn = int(lottery[own].argmax())
+        of_drawn = takers[events.items[own][drawn]]
+        took_drawn[of_drawn] = 1
+        of_each = takers.take(events.items[own])
+        both = np.add.reduceat(took_drawn[of_each.values], of_each.offsets[:-1]) - 1  # but this user
+        result[own] = both / np.sqrt(of_each.lengths * len(of_drawn))
+        result[own.start + drawn] = 2
+        took_drawn[of_drawn] = 0
+    return result
 
 
 def _mask(positions: NDArray[np.int64], length: int) -> NDArray[np.bool_]:

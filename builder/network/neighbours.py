@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 FEATURES = 5
-LEAST = 1e-3  # added to weights before their logarithm; cosines of neighbours are mostly between .01 and 1
+LEAST = 1e-3  # added to weights before their logarithm; those of neighbours are mostly between .01 and 1
 
 
 class Neighbours(nn.Module):

@@ -1,4 +1,4 @@
-"""The two towers: users and items as unit vectors of the same space (Yi et al. 2019, doi:10.1145/3298689.3346996).
+"""The two towers: users and items as vectors of the same space (Yi et al. 2019, doi:10.1145/3298689.3346996).
 
 A user is the sum of what is known: an embedding of each feature (the user's id is one) and the history pooled into one
 vector (builder/network/history.py), projected; an item is the sum of an embedding of its id and of each feature.
@@ -183,15 +183,19 @@ class ItemNumber(nn.Module):
 
 
 class ItemTower(nn.Module):
-    """Items of a catalogue -> unit vectors. Used offline only: what is served are the vectors.
+    """Items of a catalogue -> vectors. Used offline only: what is served are the vectors.
 
     `columns`: item features, all `count` long. A category that differs for every item is its id again and gets no
     embedding of its own. `ids`: the table of a user tower's history, to share it (row 0 is nobody's, item i has row
-    i + 1); what is learned of an item as a target then holds for it in a history and the other way round.
+    i + 1); what is learned of an item as a target then holds for it in a history and the other way round. `unit`: all
+    vectors have length 1, else as much as is learned.
     """
 
-    def __init__(self, columns: Sequence[Column], count: int, *, dims: int, ids: nn.Embedding | None = None) -> None:
+    def __init__(
+        self, columns: Sequence[Column], count: int, *, dims: int, ids: nn.Embedding | None = None, unit: bool = True
+    ) -> None:
         super().__init__()
+        self.unit = unit
         self.ids = table(count + 1, dims) if ids is None else ids
         self.encoders = item_encoders(columns, count, dims)
 
@@ -203,7 +207,7 @@ class ItemTower(nn.Module):
         item: Tensor = self.ids(items + 1)
         for encoder in self.encoders:
             item = item + encoder(items)
-        return F.normalize(item, dim=1)
+        return F.normalize(item, dim=1) if self.unit else item
 
     @torch.no_grad()
     def vectors(self, chunk: int = 65_536) -> NDArray[np.float32]:

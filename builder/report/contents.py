@@ -25,10 +25,10 @@ class _Read(BaseModel):
 
 
 class Epoch(_Read):
-    """A line of metrics.jsonl; recall and NDCG at 20 of the validation users."""
+    """A line of metrics.jsonl; recall and NDCG at 20 of the validation users. Epoch 0 has no loss."""
 
     epoch: int
-    loss: float
+    loss: float | None = None
     recall: float
     ndcg: float
 

@@ -120,17 +120,18 @@ def _training(contents: Contents, draw: Drawer) -> Any:
     log, best = contents.epochs, int(contents.figures.get("best_epoch", 0))
     if not log:
         return Missing("Training", "The run folder holds no metrics.jsonl.", _command("train", "retrieval.yaml"))
-    series: dict[str, list[float]] = {"Loss": [line.loss for line in log]}
+    losses = {line.epoch: line.loss for line in log if line.loss is not None}
+    series: dict[str, dict[int, float]] = {"Loss": losses} if losses else {}
     validated = any(line.recall or line.ndcg for line in log)
     if validated:
-        series["Validation Recall@20"] = [line.recall for line in log]
-        series["Validation NDCG@20"] = [line.ndcg for line in log]
-    numbers = [line.epoch for line in log]
+        series["Validation Recall@20"] = {line.epoch: line.recall for line in log}
+        series["Validation NDCG@20"] = {line.epoch: line.ndcg for line in log}
     return {
         "charts": [
-            Chart(name, Markup(charts.epochs(draw, name, numbers, values, best))) for name, values in series.items()
+            Chart(name, Markup(charts.epochs(draw, name, list(values), list(values.values()), best)))
+            for name, values in series.items()
         ],
-        "epochs": len(log),
+        "epochs": log[-1].epoch,
         "best": best,
         "line": next((line for line in log if line.epoch == best), None),
         "validated": validated,

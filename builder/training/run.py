@@ -3,7 +3,7 @@
 runs/NAME/retrieval.yaml     the settings as resolved
 runs/NAME/checkpoint.pt      the state to go on from
 runs/NAME/towers.pt          the towers of the best epoch
-runs/NAME/metrics.jsonl      a line an epoch: loss, validation recall and NDCG at 20, seconds
+runs/NAME/metrics.jsonl      a line an epoch (0 is a spectral start): loss, validation recall and NDCG at 20, seconds
 runs/NAME/item_vectors.npy   [N, D] float32 in catalogue order, written at the end
 runs/NAME/reranker.pt        the reranker, if there is one
 runs/NAME/reranker_checkpoint.pt   the state of its training to go on from
@@ -46,6 +46,7 @@ from builder.training.distributed import Group
 from builder.training.logging import RunLog
 from builder.training.neighbours import item_neighbours
 from builder.training.rerank import Miner, best_items, probabilities, train_reranker
+from builder.training.spectral import start_towers
 from builder.training.trainer import AT, Trainer, encode_users
 from client.schema import Feature
 
@@ -169,6 +170,9 @@ def _train_towers(config: Config, dataset: Dataset, digest: int, out: Path, grou
         write_text(config.to_yaml(), out / CONFIG)
     torch.manual_seed(config.training.seed)
     user_tower, item_tower = build_towers(config, dataset)
+    if config.training.start == "spectral" and not (out / CHECKPOINT).exists():
+        with progress.step("Singular vectors of the interactions"):
+            start_towers(user_tower, item_tower, dataset.train, seed=config.training.seed)
 
     def on_checkpoint(state: dict[str, Any]) -> None:
         lines = state["progress"]["log"]
@@ -204,7 +208,7 @@ def _finish(config: Config, dataset: Dataset, digest: int, out: Path, trainer: T
     _write_vectors(trainer.item_tower.vectors(), out / VECTORS)
     with progress.step("Measuring on the test part"):
         test = trainer.measure(dataset.test)
-    best = trainer.state.log[trainer.state.best_epoch - 1]
+    best = next(line for line in trainer.state.log if line["epoch"] == trainer.state.best_epoch)
     figures = {
         "best_epoch": float(trainer.state.best_epoch),
         "epochs": float(trainer.state.epoch),
@@ -337,9 +341,11 @@ def build_towers(config: Config, dataset: Dataset) -> tuple[UserTower, ItemTower
     user_tower = UserTower(
         columns, dataset.catalogue.ids, dims=network.dims, history_length=network.history, pooling=pooling
     )
-    shared = user_tower.history if network.history else None
+    spectral = config.training.start == "spectral"
+    shared = user_tower.history if network.history and not spectral else None
     catalogue = dataset.catalogue
-    return user_tower, ItemTower(catalogue.columns, len(catalogue), dims=network.dims, ids=shared)
+    item_tower = ItemTower(catalogue.columns, len(catalogue), dims=network.dims, ids=shared, unit=not spectral)
+    return user_tower, item_tower
 
 
 def build_reranker(config: Config, dataset: Dataset, neighbours: Tensor, weights: Tensor) -> Reranker:

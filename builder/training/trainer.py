@@ -86,7 +86,12 @@ class Trainer:
         self._optimizers = _optimizers(self.towers, settings.learning_rate)
 
     def fit(self) -> None:
-        """Train until validation recall has not risen for `patience` epochs, or `epochs` are done."""
+        """Train until validation recall has not risen for `patience` epochs, or `epochs` are done.
+
+        Towers that know something before they are trained are epoch 0, which training has to beat.
+        """
+        if self.settings.start == "spectral" and not self.state.log:
+            self._measure_start()
         while not self.finished:
             self._epoch()
         self._loss = self._plain_loss  # what is wrapped for a group would keep its connections open beyond its end
@@ -117,6 +122,18 @@ class Trainer:
         for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.state = Progress(**state["progress"])
+
+    def _measure_start(self) -> None:
+        with progress.step("Measuring the start") as current:
+            validation = self._validate()
+            current.note(f"validation recall@{AT} {validation.recall:.4f}")
+        figures = {"recall": validation.recall, "ndcg": validation.ndcg, "seconds": 0.0}
+        self.state.log.append({"epoch": 0, **figures})
+        self._log.write("towers", 0, {f"epoch/{name}": value for name, value in figures.items()})
+        self.state.best_recall = validation.recall
+        if self.group.first:
+            self._on_best(self.towers.state_dict())
+        self._checkpoint()
 
     def _epoch(self) -> None:
         state, settings = self.state, self.settings

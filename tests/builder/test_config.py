@@ -67,6 +67,15 @@ def test_round_trip(tmp_path: Path) -> None:
         ("network: {pooling: attention, dims: 32, heads: 3}", "FILE, network: got 32 dims and 3 heads, expected heads"),
         ("network: {pooling: attention}", "FILE: network.pooling: attention reads order: set data.interactions.time"),
         ("network: {dropout: 0.5}", "FILE, network: dropout is of attention: set pooling: attention, or leave it out"),
+        (
+            "training: {epochs: 0}",
+            "FILE, training: epochs: 0 leaves the towers as they start: set at least 1, or start",
+        ),
+        ("training: {start: svd}", "FILE, training.start: got 'svd', expected 'random' or 'spectral'"),
+        (
+            "training: {start: spectral}\nnetwork: {history: 0}",
+            "FILE: training.start: spectral knows a user by the mean of a history: set network.history above 0",
+        ),
         ("training: {temperature: .nan}", "FILE, training.temperature: got nan, expected a finite number"),
         ("index: {clusters: many}", "FILE, index.clusters: got 'many', expected 'auto' or a valid integer"),
         ("index: {clusters: 2, probes: 3}", "FILE, index: probes 3 exceed clusters 2"),
@@ -95,6 +104,7 @@ def test_round_trip(tmp_path: Path) -> None:
         ),
         ("split: {kind: file}", "FILE, split: kind file goes with a test file, and only that kind"),
         ("split: {test: test.csv}", "FILE, split: kind file goes with a test file, and only that kind"),
+        ("split: {validation_blocks: true}", "FILE, split: validation_blocks goes with kind file: leave-last-out"),
         ("split: {kind: random}", "FILE, split.kind: got 'random', expected 'leave-last-out' or 'file'"),
         ("embeddings: {path: v.npy}", "FILE: expected exactly one of data.interactions and embeddings"),
         ("name: again", "FILE, line 6, column 1: is not YAML: key 'name' twice"),
@@ -169,8 +179,8 @@ def test_several_faults_are_all_told(tmp_path: Path) -> None:
     found = fault(tmp_path, TRAINED + "network: {dims: 1.5}\ntraining: {epoch: 3}\n")
     assert found == (
         "FILE: 2 faults\n  network.dims: got 1.5, expected a valid integer\n"
-        "  training.epoch: unknown key. Did you mean 'epochs'? Known: epochs, batch, negatives, learning_rate, "
-        "temperature, patience, seed, mixed_precision, compile."
+        "  training.epoch: unknown key. Did you mean 'epochs'? Known: start, epochs, batch, negatives, "
+        "learning_rate, temperature, patience, seed, mixed_precision, compile."
     )
 
 
@@ -189,6 +199,16 @@ def test_files_that_are_no_configuration(tmp_path: Path) -> None:
     ("text", "message"),
     [
         (GIVEN + "network: {pooling: attention}", "network.pooling is of a tower that is trained here: leave it out"),
+        (
+            TRAINED.replace("item: item_id}", "item: item_id, time: time}")
+            + "split: {kind: file, test: test.parquet, validation_blocks: true}",
+            "split.validation_blocks: with data.interactions.time the last items are held out",
+        ),
+        (
+            TRAINED.replace("item: item_id}", "item: item_id, time: time}")
+            + "training: {start: spectral}\nnetwork: {pooling: attention}",
+            "set network.history above 0 and pooling: mean, or start: random",
+        ),
         (GIVEN + "training: {epochs: 1}", "embeddings are not trained: leave out training"),
         (GIVEN + "network: {history: 3}", "set embeddings.query or leave them out"),
         (GIVEN + "data: {users: {features: []}}", "set embeddings.query or leave them out"),

@@ -270,6 +270,22 @@ def test_a_calibration_that_cannot_be_read_is_said(folder: Path, tasks: dict[str
     assert "report.json, calibration.buy: Input should be" in page.text["calibration"]
 
 
+@pytest.mark.parametrize("epochs", [0, 2])
+def test_a_spectral_start(folder: Path, epochs: int) -> None:
+    """Epoch 0 has no loss."""
+    log = [{"epoch": n, "loss": 3.0 - n, "recall": 0.25 - n / 100, "ndcg": 0.1} for n in range(epochs + 1)]
+    del log[0]["loss"]
+    (folder / "run" / run_folder.METRICS).write_text("".join(json.dumps(line) + "\n" for line in log))
+    path = folder / "run" / run_folder.REPORT
+    written = json.loads(path.read_text())
+    path.write_text(json.dumps({**written, "figures": {**written["figures"], "best_epoch": 0.0}}))
+    page = report()
+    validation = ["Validation Recall@20", "Validation NDCG@20"]
+    assert page.titles["training"] == (["Loss", *validation] if epochs else validation)
+    said = f"{epochs} epochs. The spectral start answered the validation users best and was kept: Recall@20 0.2500"
+    assert said in page.text["training"]
+
+
 def damage(folder: Path, name: str, content: str) -> None:
     (folder / "run" / name).write_text(content)
 
@@ -277,7 +293,7 @@ def damage(folder: Path, name: str, content: str) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        (run_folder.METRICS, '{"epoch": 1}\n', "metrics.jsonl, line 1: loss: Field required"),
+        (run_folder.METRICS, '{"epoch": 1}\n', "metrics.jsonl, line 1: recall: Field required"),
         (run_folder.METRICS, "\n", "metrics.jsonl, line 1: Invalid JSON"),
         (run_folder.REPORT, "{", "report.json: is not JSON"),
         (run_folder.REPORT, "{}", "report.json: lacks figures"),

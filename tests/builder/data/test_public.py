@@ -70,7 +70,7 @@ def test_gowalla(real_data: Path, tmp_path: Path) -> None:
     assert (len(dataset.test), len(dataset.test.targets.values)) == (29_858, 217_242)
     assert len(dataset.test.history.values) == 810_128
     assert len(dataset.train) + len(dataset.validation.targets.values) == 810_128
-    assert len(dataset.validation) == 3000
+    assert len(dataset.validation) == 5000
     assert dataset.test.targets[1][:5].tolist() == [31613, 34341, 36414, 36721, 16213]
 
 

@@ -109,6 +109,33 @@ def test_untimed_validation_is_drawn_by_the_seed() -> None:
     assert one.values.tolist() != other.values.tolist()
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_blocks_are_what_others_take_together(seed: int) -> None:
+    given = events(seed, timed=False)
+    split = Split.model_construct(kind="file", validation_users=100, validation_share=0.4, validation_blocks=True)
+    parts = fixed_file(given, given, split, seed)
+    apart = fixed_file(given, given, split.model_copy(update={"validation_blocks": False}), seed)
+    lottery = np.random.default_rng([seed, 2]).random(len(given))
+    takers = {item: {user for user in range(USERS) if item in rows(given, user)} for item in given.items.tolist()}
+    compared = 0
+    for user in parts.validation.users.tolist():
+        items = rows(given, user)
+        history, _, targets = of(parts.validation, user)
+        assert len(targets) == len(of(apart.validation, user)[2])
+        assert sorted(history + targets) == sorted(items)
+        drawn = items[int(lottery[given.offsets[user] : given.offsets[user + 1]].argmax())]
+        assert drawn in targets
+        likeness = {
+            item: (len(takers[item] & takers[drawn]) - 1) / np.sqrt(len(takers[item]) * len(takers[drawn]))
+            for item in items
+        }
+        others = [likeness[item] for item in targets if item != drawn]
+        if others:
+            assert min(others) >= max(likeness[item] for item in history) - 1e-12
+            compared += 1
+    assert compared > 5
+
+
 def test_sample() -> None:
     held_out = leave_last_out(events(0, timed=True), Split(), 0).test
     sample = held_out.sample(5, seed=1)

@@ -158,6 +158,17 @@ def test_item_tower_against_its_definition() -> None:
         np.testing.assert_allclose(tower.vectors(chunk), torch.stack(expected).detach(), rtol=1e-5)
 
 
+def test_items_of_any_length() -> None:
+    torch.manual_seed(1)
+    tower = ItemTower(ITEM_COLUMNS, 4, dims=4, unit=False)
+    order = torch.tensor([3, 1, 0])
+    expected = tower.ids(order + 1) + sum(encoder(order) for encoder in tower.encoders)
+    torch.testing.assert_close(tower(order), expected)
+    np.testing.assert_array_equal(tower.vectors()[order], expected.detach())
+    tower.unit = True
+    torch.testing.assert_close(tower(order), F.normalize(expected, dim=1))
+
+
 def test_shared_table() -> None:
     user = user_tower()
     item = ItemTower((), 4, dims=4, ids=user.history)
