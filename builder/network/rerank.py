@@ -53,7 +53,7 @@ class Reranking(nn.Module):
     def __init__(self, scorer: nn.Module, items: Tensor, neighbours: Neighbours) -> None:
         super().__init__()
         self.scorer = scorer
-        self.reads_vectors: bool = scorer.reads_vectors
+        self.reads_vectors = bool(scorer.reads_vectors)
         self.neighbours = neighbours
         self.register_buffer("items", items)
 
