@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+import builder  # noqa: F401  before torch: it says how OpenMP's threads wait
+
 
 @pytest.fixture(params=["portable", "avx2", "avx512vnni"])
 def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:

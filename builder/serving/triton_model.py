@@ -17,6 +17,8 @@ import triton_python_backend_utils as pb_utils  # part of the server
 
 # Huge pages under large tensors: a search reads rows all over the index. torch looks at this when it first allocates.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+# Threads that wait must not take the processor from the server's own; OpenMP looks at this when torch brings it.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 
