@@ -2,6 +2,6 @@
 
 import os
 
-# Read when torch brings OpenMP. By default its threads spin while they wait for each other; on a machine that others use
-# too, a thread then spins away the time that the one it waits for needs, and work takes ten to a hundred times as long.
+# Read when torch brings OpenMP. By default its threads spin while they wait for each other: on a machine that others
+# use too, one then spins away the time that another needs, and work takes ten to a hundred times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -17,9 +17,11 @@ PYTHON = ROOT / ".venv" / "bin" / "python"
 def use_project_python() -> None:
     """Start again with the project's Python if this is another one, and make its packages importable.
 
-    Before torch is imported: tensors get large pages, as where they are served (builder/serving/triton_model.py).
+    Before torch is imported: tensors get large pages and threads wait passively, as where they are served
+    (builder/serving/triton_model.py).
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if sys.executable != str(PYTHON) and PYTHON.exists():
         os.execv(PYTHON, [str(PYTHON), *sys.argv])
     sys.path.insert(0, str(ROOT))
