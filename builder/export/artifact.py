@@ -34,6 +34,7 @@ from builder.network.ranking import Ranking
 from builder.network.rerank import Reranker, Reranking, RetrievalScore
 from builder.network.search import Search
 from builder.network.value import ValueModel
+from builder.network.vocabulary import Vocabulary
 from client.schema import Feature, Schema
 
 CALIBRATION_QUERIES = 1000
@@ -212,7 +213,7 @@ def _reranking(source: Source, index: Index) -> Reranking | RetrievalScore:
     neighbours = torch.where(graph.rows >= 0, row_of_item[graph.rows.clamp(min=0)], -1)
     order = torch.from_numpy(np.argsort(source.catalogue.ids))  # by ascending id, as item_rows
     of_rows = Neighbours(neighbours[order], graph.weights[order], history=graph.history)
-    return Reranking(source.reranker.scorer, rows, of_rows)
+    return Reranking(source.reranker.scorer, rows, of_rows, Vocabulary(np.sort(source.catalogue.ids)))
 
 
 def _diversity(source: Source, index: Index) -> DiverseSelection | None:

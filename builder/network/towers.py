@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from builder.data.columns import CategoryColumn, Column, NumberColumn, TagsColumn
-from builder.network.history import AttentionPooling, MeanPooling
+from builder.network.history import AttentionPooling, MeanPooling, newest
 from builder.network.vocabulary import Vocabulary, vocabulary_of
 from client.hashing import UNKNOWN_KEY
 
@@ -101,7 +101,7 @@ class UserTower(nn.Module):
         Of a history the newest (rightmost) `history_length` entries that are no padding (-1) are read; ids that are
         not in the catalogue are left out of them.
         """
-        slots = self.items(self.newest(history))  # [B, L]
+        slots = self.items(newest(history, self.history_length))  # [B, L]
         return self.combine(features, self.pooling(slots, self.history.weight))
 
     def encode(self, features: list[Tensor], history: Tensor, offsets: Tensor) -> Tensor:
@@ -111,12 +111,6 @@ class UserTower(nn.Module):
         `history_length`.
         """
         return self.combine(features, self.pooling.behind_one_another(history + 1, offsets, self.history))
-
-    def newest(self, history: Tensor) -> Tensor:
-        """`history [B, L]` with all but the newest `history_length` entries that are no padding set to -1."""
-        present = (history >= 0).to(torch.int64)  # [B, L]
-        age = present.sum(1, keepdim=True) - present.cumsum(1)  # newer entries than this one
-        return torch.where(age < self.history_length, history, -1)
 
     def combine(self, features: list[Tensor], pooled: Tensor) -> Tensor:
         """`features` as in forward, `pooled [B, D]` history -> `[B, D]`."""
