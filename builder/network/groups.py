@@ -22,6 +22,7 @@ class TaskGroups(nn.Module):
 
     group_of_task: Tensor
     factors: Tensor
+    default_weights: Tensor
 
     def __init__(self, groups: Sequence[Sequence[int]], factors: Sequence[float]) -> None:
         """`groups`: the tasks of each, every task in one; `factors` [T]: those of a value formula, 1 without one."""
@@ -31,32 +32,36 @@ class TaskGroups(nn.Module):
         # What the configuration says is no part of what is learned.
         self.register_buffer("group_of_task", torch.tensor([of_task[t] for t in range(len(factors))]), persistent=False)
         self.register_buffer("factors", torch.tensor(factors, dtype=torch.float64), persistent=False)
+        self.register_buffer("default_weights", self.scaled(self.factors.unsqueeze(0)), persistent=False)  # [1, G]
 
     def forward(self, vectors: Tensor, weights: Tensor) -> Tensor:
         """`vectors [B, G, D]` of users and finite `weights [B, T]` of their tasks -> queries `[B, D]`, of any length.
 
         Where the weights are all 0, or their vectors cancel, nothing is said about what to find: the default's query.
         """
-        query = self.combined(vectors, self.by_group(weights * self.factors))
+        query = self.combined(vectors, self.scaled(weights * self.factors))
         return torch.where((query == 0).all(1, keepdim=True), self.default(vectors), query)
 
     @torch.jit.export
     def default(self, vectors: Tensor) -> Tensor:
         """The queries `[B, D]` of weights that are all 1, which are the artifact's."""
-        return self.combined(vectors, self.by_group(self.factors.expand(vectors.size(0), -1)))
+        return self.combined(vectors, self.default_weights)
 
     @torch.jit.export
     def by_group(self, of_tasks: Tensor) -> Tensor:
         """`[B, T]` summed over the tasks of each group: `[B, G]`."""
         return of_tasks.new_zeros(of_tasks.size(0), self.count).index_add(1, self.group_of_task, of_tasks)
 
+    def scaled(self, of_tasks: Tensor) -> Tensor:
+        """`[B, T] float64` summed over the tasks of each group, the largest sum made 1 or -1: `[B, G] float32`."""
+        weights = self.by_group(of_tasks)
+        return (weights / weights.abs().amax(1, keepdim=True).clamp(min=self.smallest)).to(torch.float32)
+
     def combined(self, vectors: Tensor, weights: Tensor) -> Tensor:
-        """Sums `[B, D]` of `vectors [B, G, D]` times `weights [B, G]`, the largest of which is made 1 or -1.
+        """Sums `[B, D]` of `vectors [B, G, D]` times `weights [B, G]`.
 
         Group by group: a product of matrices would round otherwise for another B.
         """
-        weights = weights / weights.abs().amax(1, keepdim=True).clamp(min=self.smallest)
-        weights = weights.to(vectors.dtype)
         query = vectors[:, 0] * weights[:, 0:1]
         for g in range(1, vectors.size(1)):
             query = query + vectors[:, g] * weights[:, g : g + 1]
