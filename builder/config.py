@@ -245,12 +245,13 @@ class Training(_Model):
 class Rerank(_Model):
     """The reranker: a probability of each task for every candidate of the search (builder/network/rerank.py).
 
-    `kind`: mlp or mol (mixture of logits). `hidden`: units of its first layer. `neighbours`: of each item, in the graph
-    of items that users took together. `candidates`: how many of the search's candidates of each user it learns from.
+    `kind`: mlp, mol (mixture of logits), or graph, an mlp that reads no vectors. `hidden`: units of its first layer.
+    `neighbours`: of each item, in the graph of items that users took together. `candidates`: how many of the search's
+    candidates of each user it learns from.
     `epochs` is the most; it stops after `patience` epochs without better NDCG.
     """
 
-    kind: Literal["mlp", "mol"] = "mlp"
+    kind: Literal["mlp", "mol", "graph"] = "mlp"
     hidden: int = Field(default=64, ge=4, le=4096)
     neighbours: int = Field(default=100, ge=0, le=1024)
     candidates: int = Field(default=500, ge=10, le=65_536)

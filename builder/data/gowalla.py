@@ -32,7 +32,7 @@ data:
 split: {kind: file, test: test.parquet, validation_users: 5000, validation_blocks: true}
 network: {dims: 1024, history: 256, user_id: false}
 training: {start: spectral, epochs: 0}
-rerank: {}
+rerank: {kind: graph}
 index: {candidates: 500}
 """
 

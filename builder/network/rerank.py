@@ -24,7 +24,7 @@ from builder.network.neighbours import FEATURES, Neighbours
 from builder.network.towers import item_encoders
 from builder.network.vocabulary import Vocabulary
 
-Kind = Literal["mlp", "mol"]
+Kind = Literal["mlp", "mol", "graph"]
 COMPONENTS = 4  # of users, and as many of items, in a mixture of logits: 16 logits
 COMPONENT_DIMS = 32
 
@@ -57,6 +57,7 @@ class Reranking(nn.Module):
         super().__init__()
         self.catalogue = catalogue
         self.scorer = scorer
+        self.reads_vectors = bool(scorer.reads_vectors)
         self.neighbours = neighbours
         self.register_buffer("items", items)
 
@@ -79,7 +80,10 @@ class Reranking(nn.Module):
         history = newest(history, self.neighbours.history)
         history = torch.where(self.catalogue(history) > 0, history, -1)  # what is not known counts as absent
         existing = rows.clamp(min=0)
-        gathered = vectors[existing].to(torch.float32) * scales.view(-1)[existing].unsqueeze(2)  # [B, M, D]
+        if self.reads_vectors:
+            gathered = vectors[existing].to(torch.float32) * scales.view(-1)[existing].unsqueeze(2)  # [B, M, D]
+        else:
+            gathered = scores.unsqueeze(2)[:, :, :0]
         items = self.items[existing].to(torch.float32)  # [B, M, S]
         finite = torch.where(rows < 0, torch.zeros_like(scores), scores)
         features = self.neighbours(history, rows, finite, ids, item_rows)  # [B, M, 5]
@@ -126,6 +130,7 @@ class MlpScorer(nn.Module):
 
     def __init__(self, dims: int, tasks: int, hidden: int) -> None:
         super().__init__()
+        self.reads_vectors = True
         self.user = nn.Linear(dims, hidden)
         self.length = nn.Linear(1, hidden, bias=False)
         self.product = nn.Linear(dims, hidden, bias=False)
@@ -151,6 +156,37 @@ class MlpScorer(nn.Module):
         return logits
 
 
+class GraphScorer(nn.Module):
+    """`MlpScorer` without vectors: the score of the search, the graph, the length of the history, what the item is.
+
+    Vectors of hundreds of dims tell which items were held out of the validation users. Where the future is not a draw
+    like them, what is learned of that misleads; the graph says the same of all items. It also reads less.
+    """
+
+    def __init__(self, tasks: int, hidden: int) -> None:
+        super().__init__()
+        self.reads_vectors = False
+        self.length = nn.Linear(1, hidden, bias=False)
+        self.features = nn.Linear(FEATURES, hidden, bias=False)
+        self.second = nn.Linear(hidden, hidden // 2)
+        self.last = nn.Linear(hidden // 2, tasks, bias=False)
+        self.skip = nn.Linear(FEATURES, tasks, bias=False)
+        self.retrieved = RetrievedLogit(tasks)
+        self.calibration = Calibration(tasks)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.skip.weight)
+
+    def forward(
+        self, query: Tensor, known: Tensor, vectors: Tensor, items: Tensor, scores: Tensor, features: Tensor
+    ) -> Tensor:
+        """As `MlpScorer.forward`; `vectors` are not read."""
+        length = self.length(known.to(items.dtype).log1p().unsqueeze(1)).unsqueeze(1)  # [B, 1, H]
+        first = items + self.features(features) + length  # [B, M, H]
+        added = self.last(F.relu(self.second(F.relu(first)))) + self.skip(features)  # [B, M, T]
+        logits: Tensor = self.calibration(self.retrieved(scores) + added)
+        return logits
+
+
 class MolScorer(nn.Module):
     """Mixture of logits (Zhai et al. 2023, KDD, doi:10.1145/3580305.3599897).
 
@@ -161,6 +197,7 @@ class MolScorer(nn.Module):
 
     def __init__(self, dims: int, tasks: int, hidden: int) -> None:
         super().__init__()
+        self.reads_vectors = True
         self.components, self.component_dims, self.tasks = COMPONENTS, COMPONENT_DIMS, tasks
         pairs = COMPONENTS * COMPONENTS
         self.user = nn.Linear(dims, COMPONENTS * COMPONENT_DIMS)
@@ -191,7 +228,8 @@ class MolScorer(nn.Module):
 class ItemSide(nn.Module):
     """What the reranker keeps of each item: a function of its vector, its popularity and its features.
 
-    `columns`: item features, all N long; `popularity` [N]: training interactions of each item. Used offline only.
+    `columns`: item features, all N long; `popularity` [N]: training interactions of each item; `dims`: of vectors, 0 to
+    do without. Used offline only.
     """
 
     popularity: Tensor
@@ -228,30 +266,36 @@ class Reranker(nn.Module):
     ) -> None:
         """`neighbours`: of positions in the catalogue."""
         super().__init__()
-        self.scorer = (MlpScorer if kind == "mlp" else MolScorer)(dims, tasks, hidden)
-        width = hidden if kind == "mlp" else COMPONENTS * COMPONENT_DIMS + tasks * COMPONENTS**2
-        self.item_side = ItemSide(columns, popularity, dims, width)
+        self.scorer: MlpScorer | MolScorer | GraphScorer
+        if kind == "graph":
+            self.scorer = GraphScorer(tasks, hidden)
+        else:
+            self.scorer = (MlpScorer if kind == "mlp" else MolScorer)(dims, tasks, hidden)
+        self.read_dims = dims if self.scorer.reads_vectors else 0
+        width = COMPONENTS * COMPONENT_DIMS + tasks * COMPONENTS**2 if kind == "mol" else hidden
+        self.item_side = ItemSide(columns, popularity, self.read_dims, width)
         self.neighbours = neighbours
         self.kind = kind
 
     def forward(self, query: Tensor, history: Tensor, items: Tensor, vectors: Tensor, scores: Tensor) -> Tensor:
         """`query [B, D]`; `history [B, L] int64` and `items [B, M] int64` positions in the catalogue, -1 for none;
-        their `vectors [B, M, D]`, `scores [B, M]` of the search, finite -> logits `[B, M, T]`."""
-        batch, count, dims = vectors.shape
+        their `vectors [B, M, D]` (`[B, M, 0]` will do where they are not read), `scores [B, M]` of the search, finite
+        -> logits `[B, M, T]`."""
+        batch, count = items.shape
         history = newest(history, self.neighbours.history)
         positions = torch.arange(len(self.neighbours.rows), device=items.device)
         features = self.neighbours(history, items.to(torch.int32), scores, positions, positions.to(torch.int32))
         distinct, place = torch.unique(items.clamp(min=0), return_inverse=True)
         first = torch.empty(len(distinct), dtype=torch.int64, device=items.device)
         first[place.flatten()] = torch.arange(items.numel(), device=items.device)
-        kept = self.items_kept(distinct, vectors.reshape(-1, dims)[first])
+        kept = self.items_kept(distinct, vectors.flatten(0, 1)[first])
         by_candidate = kept[place.flatten()].view(batch, count, -1)
         logits: Tensor = self.scorer(query, (history >= 0).sum(1), vectors, by_candidate, scores, features)
         return logits
 
     def items_kept(self, items: Tensor, vectors: Tensor) -> Tensor:
         """What is kept of `items [M] int64` with these `vectors [M, D]`: `[M, S]`."""
-        kept: Tensor = self.item_side(items, vectors)
+        kept: Tensor = self.item_side(items, vectors[:, : self.read_dims])
         if self.kind == "mol":  # components are unit vectors
             width = COMPONENTS * COMPONENT_DIMS
             parts = F.normalize(kept[:, :width].reshape(-1, COMPONENTS, COMPONENT_DIMS), dim=2)

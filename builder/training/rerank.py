@@ -263,9 +263,13 @@ def listwise_and_pointwise(logits: Tensor, labels: Tensor, real: Tensor) -> Tens
 
 def _logits(reranker: Reranker, part: Candidates, vectors: VectorSource, device: torch.device | str) -> Tensor:
     """`[n, M, T]`."""
-    gathered = torch.from_numpy(np.asarray(vectors[part.items.clamp(min=0).numpy().ravel()], dtype=np.float32))
     scores = torch.where(part.items < 0, 0.0, part.scores)
-    inputs = (part.queries, part.history, part.items, gathered.view(*part.items.shape, -1), scores)
+    if reranker.scorer.reads_vectors:
+        read = vectors[part.items.clamp(min=0).numpy().ravel()]
+        gathered = torch.from_numpy(np.asarray(read, dtype=np.float32)).view(*part.items.shape, -1)
+    else:
+        gathered = torch.empty(*part.items.shape, 0)
+    inputs = (part.queries, part.history, part.items, gathered, scores)
     logits: Tensor = reranker(*(tensor.to(device) for tensor in inputs))
     return logits
 

@@ -9,6 +9,8 @@
 
 #if defined(__aarch64__)
 #include <sys/auxv.h>
+#elif defined(__x86_64__)
+#include <cpuid.h>
 #endif
 
 namespace silvertriton {
@@ -19,6 +21,14 @@ struct Choice {
     bool (*supported)();
 };
 
+#if defined(__x86_64__)
+// By hand: not every compiler that builds this knows F16C by name.
+bool has_f16c() {
+    unsigned int a = 0, b = 0, c = 0, d = 0;
+    return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+}
+#endif
+
 // Best first.
 constexpr Choice kChoices[] = {
 #if defined(__x86_64__)
@@ -28,10 +38,7 @@ constexpr Choice kChoices[] = {
                 __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                 __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("popcnt");
      }},
-    {&kAvx2,
-     [] {
-         return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c") && __builtin_cpu_supports("popcnt");
-     }},
+    {&kAvx2, [] { return __builtin_cpu_supports("avx2") && has_f16c() && __builtin_cpu_supports("popcnt"); }},
 #elif defined(__aarch64__)
     {&kNeonDotprod, [] { return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0; }},
     {&kNeon, [] { return true; }},

@@ -35,7 +35,8 @@ COLUMNS = (
     NumberColumn(Feature("price", "number"), np.where(RNG.random(ITEMS) < 0.2, np.nan, RNG.normal(size=ITEMS))),
 )
 NAN = float("nan")
-KINDS = ("score", "formula", "mlp", "mol")
+RERANKERS = ("mlp", "mol", "graph")
+KINDS = ("score", "formula", *RERANKERS)
 
 
 def schema(user: tuple[Feature, ...] = (), history: int = 0, *, tasks: int = 1, tower: bool = False) -> Schema:
@@ -65,7 +66,7 @@ def networks(of: Schema, kind: str = "score", tower: nn.Module | None = None) ->
     ops.load()
     index = build_index(VECTORS, IDS, COLUMNS, clusters=3, seed=0)
     search = Search(index, fingerprint=of.fingerprint, probes=3, candidates=AT_ONCE, max_candidates=AT_ONCE)
-    rerank = reranking(kind, index, len(of.tasks)) if kind in ("mlp", "mol") else RetrievalScore()
+    rerank = reranking(kind, index, len(of.tasks)) if kind in RERANKERS else RetrievalScore()
     formula = parse_formula("exp(task0 / 4) + 2 * price", {*of.tasks, "price", "weight"}) if kind == "formula" else None
     items = ItemFeatures(index.forward, {"price"} if formula else ())
     value = ValueModel(of.tasks, formula, items.used)
@@ -82,7 +83,7 @@ def given(items: Any, query: Tensor | None = None, weight: float = NAN, tasks: i
 @pytest.mark.parametrize("weight", [NAN, -1.7])
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_was_retrieved_ranks_with_the_same_scores(kind: str, weight: float) -> None:
-    of = schema(tasks=2 if kind in ("mlp", "mol") else 1)
+    of = schema(tasks=2 if kind in RERANKERS else 1)
     retrieval, ranking = networks(of, kind)
     queries = torch.from_numpy(np.random.default_rng(1).normal(size=(9, DIMS)).astype(np.float32))
     asked = {**neutral(9, queries), "task_weights": torch.full((9, len(of.tasks)), weight)}
@@ -91,7 +92,7 @@ def test_what_was_retrieved_ranks_with_the_same_scores(kind: str, weight: float)
     order = torch.randperm(RESULTS, generator=torch.Generator().manual_seed(SEED))
     scores, task_scores, known, status = ranking(**given(found[:, order], queries, weight, len(of.tasks)))
     # A reranker multiplies matrices, whose sums may depend on how many items stand side by side.
-    tolerance = 1e-6 if kind in ("mlp", "mol") else 0.0
+    tolerance = 1e-6 if kind in RERANKERS else 0.0
     torch.testing.assert_close(scores, values[:, order], rtol=tolerance, atol=tolerance, equal_nan=True)
     torch.testing.assert_close(task_scores, tasks[:, order], rtol=tolerance, atol=tolerance)
     assert known.tolist() == [[1] * RESULTS] * 9

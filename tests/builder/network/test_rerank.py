@@ -98,9 +98,9 @@ def slow_logits(
         return np.asarray(state[f"{name}.weight"] @ x + state.get(f"{name}.bias", 0.0))
 
     logits = score * state["retrieved.scale"] + state["retrieved.bias"]
-    if reranker.kind == "mlp":
+    if reranker.kind in ("mlp", "graph"):
         known = np.array([np.log1p(min(int((history >= 0).sum()), 3))])
-        first = linear("user", user) + linear("product", user * item_vector) + kept
+        first = linear("user", user) + linear("product", user * item_vector) + kept if reranker.kind == "mlp" else kept
         first = np.maximum(first + linear("length", known) + linear("features", features), 0)
         logits = logits + linear("last", np.maximum(linear("second", first), 0)) + linear("skip", features)
     else:
@@ -116,7 +116,7 @@ def slow_logits(
     return np.asarray(logits / state["calibration.temperature"] + state["calibration.bias"])
 
 
-@pytest.mark.parametrize("kind", ["mlp", "mol"])
+@pytest.mark.parametrize("kind", ["mlp", "mol", "graph"])
 def test_logits(kind: Kind) -> None:
     reranker = make(kind)
     query, history, items, vectors, scores = request(1)
@@ -147,7 +147,7 @@ def test_the_item_side_reads_vector_popularity_and_features() -> None:
     torch.testing.assert_close(moved[1] - moved[0], item_side.project.weight[:, 2])
 
 
-@pytest.mark.parametrize("kind", ["mlp", "mol"])
+@pytest.mark.parametrize("kind", ["mlp", "mol", "graph"])
 def test_an_untrained_one_keeps_the_order_of_the_search(kind: Kind) -> None:
     torch.manual_seed(0)
     popularity = np.ones(ITEMS, np.int64)
@@ -158,7 +158,7 @@ def test_an_untrained_one_keeps_the_order_of_the_search(kind: Kind) -> None:
     torch.testing.assert_close(logits, scores.unsqueeze(2).expand(-1, -1, TASKS))
 
 
-@pytest.mark.parametrize("kind", ["mlp", "mol"])
+@pytest.mark.parametrize("kind", ["mlp", "mol", "graph"])
 def test_served_by_row_as_trained_by_item(kind: Kind) -> None:
     reranker = make(kind)
     rng = np.random.default_rng(3)
@@ -192,7 +192,7 @@ def test_served_by_row_as_trained_by_item(kind: Kind) -> None:
         asked = torch.tensor([[120, 130, 120, 30, 41], [-1, 120, 130, 10**12, 999]])
         read = torch.tensor([[120, 30, -1], [130, -1, -1]])
         one, other = (served(query, h, rows, scores, halves, scales, ids, row_of_item) for h in (asked, read))
-        trained = torch.tensor([[-1, 1, 12, 3, -1], [4, 12, 13, -1, -1]])  # the second has all its three
+        trained = torch.tensor([[9, 1, 12, 3, -1], [4, 12, 13, 5, -1]])
         given = (items, vectors, scores.clamp(min=0))
         more, newest = (reranker(query, h, *given) for h in (trained, trained[:, 1:4]))
     torch.testing.assert_close(one[real], other[real], rtol=0, atol=0)

@@ -163,6 +163,29 @@ def test_it_learns_what_the_search_cannot_know(kind: str) -> None:
     assert float(one[measured].mean()) == pytest.approx(1 / 20, rel=0.1)
 
 
+def test_the_graph_alone_is_enough_for_what_it_tells() -> None:
+    """The item after that of the history is taken; vectors are not read: there are none."""
+    candidates, held_out, _ = planted(2)
+    rng = np.random.default_rng(2)
+    place = torch.from_numpy(rng.integers(0, 20, USERS))
+    followers = candidates.items[torch.arange(USERS), place]
+    history = ((followers - 1) % ITEMS).unsqueeze(1)
+    labels = (torch.arange(20) == place.unsqueeze(1)).unsqueeze(2)
+    targets = lists([[item] for item in followers.tolist()])
+    held_out = dataclasses.replace(held_out, targets=targets)
+    candidates = dataclasses.replace(candidates, history=history, labels=labels)
+    after = Neighbours(
+        (torch.arange(ITEMS, dtype=torch.int32) + 1).unsqueeze(1) % ITEMS, torch.ones(ITEMS, 1), history=4
+    )
+    torch.manual_seed(0)
+    reranker = Reranker("graph", (), np.ones(ITEMS, np.int64), dims=DIMS, tasks=1, hidden=16, neighbours=after)
+    settings = Rerank(kind="graph", epochs=20, learning_rate=0.01)
+    none = np.empty((0, DIMS), np.float32)
+    figures = train_reranker(reranker, candidates, held_out, none, settings, seed=0, device=CPU)
+    assert figures["rerank_validation_ndcg_at_20_before"] < 0.6
+    assert figures["rerank_validation_ndcg_at_20"] > 0.99
+
+
 def test_where_nothing_is_better_the_order_of_the_search_stays() -> None:
     rng = np.random.default_rng(5)
     vectors = rng.normal(size=(ITEMS, DIMS)).astype(np.float32)
