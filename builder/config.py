@@ -26,7 +26,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from builder.condition import Condition, parse_condition
 from builder.config_file import absolute, parse, read_yaml
 from builder.errors import ConfigError
-from builder.formula import parse_formula
+from builder.formula import linear_factors, parse_formula
 from client.schema import RESERVED_NAMES, Kind, Values
 
 Name = Annotated[str, Field(min_length=1)]
@@ -185,6 +185,7 @@ class Split(_Model):
 class Network(_Model):
     """The two towers. `dims`: length of vectors. `history`: newest items read, 0 for none. `user_id`: an input.
 
+    `task_groups`: the tasks that share a vector of the user, a list of their names for each vector; None: all do.
     `pooling`: how a history becomes a vector, the mean of its items or self-attention over their order, with so many
     `blocks` of so many `heads`; `dropout` in training.
     """
@@ -196,6 +197,7 @@ class Network(_Model):
     blocks: int = Field(default=1, ge=1, le=8)
     heads: int = Field(default=2, ge=1, le=64)
     dropout: float = Field(default=0.2, ge=0, lt=1)
+    task_groups: tuple[tuple[Name, ...], ...] | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> Network:
@@ -352,8 +354,13 @@ class Config(_Model):
         users = self.data.users
         if (self.data.interactions is None) == (self.embeddings is None):
             raise ValueError("expected exactly one of data.interactions and embeddings")
-        if len(self.tasks) > 1 and self.rerank is None:
-            raise ValueError("rerank is missing: the search has one score, only the reranker tells tasks apart")
+        if self.network.task_groups is not None and self.embeddings is None:
+            self._check_groups(self.network.task_groups)
+        if len(self.tasks) > max(1, len(self.network.task_groups or ())) and self.rerank is None:
+            raise ValueError(
+                "rerank is missing: without it tasks that share a vector have one score; add it, or give each task a "
+                "group of its own in network.task_groups"
+            )
         if self.embeddings is None:
             if self.data.items is None:
                 raise ValueError("data.items is missing: the table of the catalogue")
@@ -380,8 +387,9 @@ class Config(_Model):
             set_for_training = {"split", "tasks", "training", "rerank"} & self.model_fields_set
             if set_for_training:
                 raise ValueError(f"embeddings are not trained: leave out {', '.join(sorted(set_for_training))}")
-            if self.network.pooling == "attention":
-                raise ValueError("network.pooling is of a tower that is trained here: leave it out")
+            for name in ("pooling", "task_groups"):
+                if getattr(self.network, name) != Network.model_fields[name].default:
+                    raise ValueError(f"network.{name} is of a tower that is trained here: leave it out")
             if self.embeddings.query is None and (users is not None or "network" in self.model_fields_set):
                 raise ValueError("data.users and network describe a user tower; set embeddings.query or leave them out")
             if users is not None and users.path is not None:
@@ -398,9 +406,23 @@ class Config(_Model):
             self._check_shared(name)
         return self
 
+    def _check_groups(self, groups: tuple[tuple[str, ...], ...]) -> None:
+        expected = f"expected each of the tasks once: {', '.join(self.tasks)}"
+        named = [task for group in groups for task in group]
+        for task in [*named, *self.tasks]:
+            if task not in self.tasks:
+                raise ValueError(f"network.task_groups: unknown task {task!r}; {expected}")
+            if named.count(task) != 1:
+                count = "in no group" if task not in named else f"named {named.count(task)} times"
+                raise ValueError(f"network.task_groups: {task!r} is {count}; {expected}")
+        if len(groups) < 2 or not all(groups):
+            raise ValueError(
+                f"network.task_groups: got {[list(group) for group in groups]}, expected at least two groups, none of "
+                "them empty; without it all tasks share a vector"
+            )
+
     def _check_value(self, formula: str) -> None:
-        features = self.data.items.features if self.data.items else ()
-        numbers = {feature.name for feature in features if feature.kind in ("number", "date")}
+        numbers = self._numbers
         if twice := numbers.intersection(self.tasks):
             raise ValueError(f"value: {min(twice)!r} is a task and an item feature; rename the feature")
         try:
@@ -431,6 +453,25 @@ class Config(_Model):
     def conditions(self) -> tuple[Condition, ...]:
         """When an interaction is positive, a task each, in order."""
         return tuple(parse_condition(condition) for condition in self.tasks.values())
+
+    @property
+    def groups(self) -> tuple[tuple[int, ...], ...] | None:
+        """`network.task_groups` as numbers of tasks."""
+        groups, tasks = self.network.task_groups, list(self.tasks)
+        return None if groups is None else tuple(tuple(tasks.index(task) for task in group) for group in groups)
+
+    @property
+    def task_factors(self) -> tuple[float, ...]:
+        """What each task counts in `value` times its weight; 1 each without one, and where it is not linear in them."""
+        found = None
+        if self.value is not None:
+            found = linear_factors(parse_formula(self.value, {*self.tasks, *self._numbers}), tuple(self.tasks))
+        return tuple(1.0 for _ in self.tasks) if found is None else found
+
+    @property
+    def _numbers(self) -> set[str]:
+        features = self.data.items.features if self.data.items else ()
+        return {feature.name for feature in features if feature.kind in ("number", "date")}
 
     @property
     def items(self) -> Items:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 # How many arguments each function takes. `coalesce`: the second where the first is unknown.
@@ -65,6 +65,55 @@ def names_of(expression: Expression) -> Iterator[str]:
     elif isinstance(expression, Call):
         for argument in expression.arguments:
             yield from names_of(argument)
+
+
+def linear_factors(expression: Expression, tasks: Sequence[str]) -> tuple[float, ...] | None:
+    """What each of `tasks` is multiplied by in a formula that is a weighted sum of them and of what names none.
+
+    None for any other formula, and where no task counts.
+    """
+    terms = _terms(expression, tasks)
+    factors = () if terms is None else tuple(terms.factors.get(task, 0.0) for task in tasks)
+    return factors if any(factors) else None
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """A weighted sum of tasks and something else: `constant`, None where that is no plain number."""
+
+    constant: float | None
+    factors: dict[str, float]
+
+    def times(self, factor: float) -> _Terms:
+        constant = None if self.constant is None else self.constant * factor
+        return _Terms(constant, {task: value * factor for task, value in self.factors.items()})
+
+
+def _terms(expression: Expression, tasks: Sequence[str]) -> _Terms | None:
+    """None where a task is in anything but a weighted sum."""
+    if isinstance(expression, Number):
+        return _Terms(expression.value, {})
+    if isinstance(expression, Name):
+        return _Terms(None, {expression.name: 1.0} if expression.name in tasks else {})
+    found = [_terms(argument, tasks) for argument in expression.arguments]
+    sides = [terms for terms in found if terms is not None]
+    if len(sides) < len(found):
+        return None
+    function, first, last = expression.function, sides[0], sides[-1]
+    if function == "negative":
+        return first.times(-1.0)
+    if function in ("add", "subtract"):
+        last = last.times(-1.0) if function == "subtract" else last
+        constant = None if first.constant is None or last.constant is None else first.constant + last.constant
+        names = first.factors | last.factors
+        return _Terms(constant, {name: first.factors.get(name, 0.0) + last.factors.get(name, 0.0) for name in names})
+    if function == "multiply" and first.constant is not None:
+        return last.times(first.constant)
+    if function == "multiply" and last.constant is not None:
+        return first.times(last.constant)
+    if function == "divide" and last.constant:
+        return first.times(1 / last.constant)
+    return None if any(terms.factors for terms in sides) else _Terms(None, {})
 
 
 def read_number(node: ast.expr) -> float:

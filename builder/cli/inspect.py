@@ -63,6 +63,8 @@ def _show(manifest: Manifest, title: str) -> None:
     facts.add_row("limits", f"{schema.max_results:,} results, {schema.max_candidates:,} candidates")
     facts.add_row("tasks", ", ".join(schema.tasks))
     facts.add_row("value", escape(manifest.value or "sum of the tasks, each times its weight"))
+    if manifest.task_groups is not None:
+        facts.add_row("vectors of", escape("; ".join(", ".join(group) for group in manifest.task_groups)))
     if manifest.diversity is not None:
         facts.add_row("diversity", escape(_rules(manifest.diversity)))
     if schema.query_dims:

@@ -56,7 +56,8 @@ def artifact_search(
         excluded = torch.from_numpy(seen.padded(max(1, int(seen.lengths.max(initial=0)))))
         weights = torch.full((count, len(schema.tasks)), torch.nan)  # the version's own, as all defaults
         limits = torch.zeros(count, 2, dtype=torch.int32)
-        _, ids, _, _, _ = network.search(query, everything, excluded, limits, status)
+        sought = network.groups.default(query) if hasattr(network, "groups") else query
+        _, ids, _, _, _ = network.search(sought, everything, excluded, limits, status)
         index.append(_positions(ids, catalogue))
         item_ids, *_ = network.retrieve(query, history, status, everything, excluded, weights, limits)
         results.append(_positions(item_ids, catalogue))

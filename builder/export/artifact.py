@@ -27,13 +27,16 @@ from builder.index.build import Index, Step, build_index
 from builder.index.kmeans import automatic_clusters
 from builder.index.projection import choose_projection, leading_directions
 from builder.network.diversity import DiverseSelection
+from builder.network.groups import GroupReranking, GroupScores, TaskGroups
 from builder.network.items import ItemFeatures, number_names
 from builder.network.neighbours import Neighbours
 from builder.network.pipeline import Pipeline
 from builder.network.ranking import Ranking
 from builder.network.rerank import Reranker, Reranking, RetrievalScore
 from builder.network.search import Search
+from builder.network.towers import UserTower
 from builder.network.value import ValueModel
+from builder.network.vocabulary import Vocabulary
 from client.schema import Feature, Schema
 
 CALIBRATION_QUERIES = 1000
@@ -45,7 +48,8 @@ MAX_DIMS = (2**31 - 1) // 127**2  # the int32 sums of scan are exact up to here
 class Source:
     """What an artifact is made of. `tower` None: requests carry query vectors. `queries` [Q, D] measure recall.
     `reranker` None: the one task's score is that of the search. `value`: a formula over tasks and item numbers, None
-    for the weighted sum of the tasks. `diversity`: rules of the last selection.
+    for the weighted sum of the tasks. `diversity`: rules of the last selection. `task_groups`: where `tower` gives a
+    vector for each.
     """
 
     name: str
@@ -61,6 +65,7 @@ class Source:
     reranker: Reranker | None = None
     value: str | None = None
     diversity: Diversity | None = None
+    task_groups: tuple[tuple[str, ...], ...] | None = None
     seed: int = 0
     vocabularies: dict[str, list[str]] = field(default_factory=dict)
     training: dict[str, float] = field(default_factory=dict)
@@ -167,14 +172,16 @@ def export(
     formula = None if source.value is None else parse_formula(source.value, {*schema.tasks, *numbers})
     items_of_index = ItemFeatures(index.forward, () if formula is None else set(names_of(formula)))
     value = ValueModel(schema.tasks, formula, items_of_index.used)
+    groups = getattr(source.tower, "groups", None) if isinstance(source.tower, UserTower) else None
     pipeline = Pipeline(
         source.tower,
         search,
-        _reranking(source, index),
+        _scoring(source, index, groups),
         value,
         items_of_index,
         results=settings.results,
         diversity=_diversity(source, index),
+        groups=groups,
     )
     scripted = script(pipeline, schema)
     statistics = _statistics(index, pipeline, source, calibration)
@@ -200,19 +207,27 @@ def _candidates(source: Source) -> int | None:
     return candidates_for(CANDIDATES[-1], settings.results, settings.max_candidates)
 
 
-def _reranking(source: Source, index: Index) -> Reranking | RetrievalScore:
-    """The reranker with what it keeps of each item, in the order of the index."""
+def _scoring(
+    source: Source, index: Index, groups: TaskGroups | None
+) -> Reranking | RetrievalScore | GroupReranking | GroupScores:
+    """What tells the scores of the tasks."""
     if source.reranker is None:
-        return RetrievalScore()
-    kept = source.reranker.keep(source.vectors)
+        return RetrievalScore() if groups is None else GroupScores(groups)
+    reranking = _reranking(source.reranker, source, index)
+    return reranking if groups is None else GroupReranking(groups, reranking)
+
+
+def _reranking(reranker: Reranker, source: Source, index: Index) -> Reranking:
+    """The reranker with what it keeps of each item, in the order of the index."""
+    kept = reranker.keep(source.vectors)
     item_of_row = torch.from_numpy(index.layout.item_of_row)
     rows = torch.where((item_of_row >= 0).unsqueeze(1), kept[item_of_row.clamp(min=0)], 0)
-    graph = source.reranker.neighbours
+    graph = reranker.neighbours
     row_of_item = torch.from_numpy(index.layout.row_of_item.astype(np.int32))
     neighbours = torch.where(graph.rows >= 0, row_of_item[graph.rows.clamp(min=0)], -1)
     order = torch.from_numpy(np.argsort(source.catalogue.ids))  # by ascending id, as item_rows
     of_rows = Neighbours(neighbours[order], graph.weights[order], history=graph.history)
-    return Reranking(source.reranker.scorer, rows, of_rows)
+    return Reranking(reranker.scorer, rows, of_rows, Vocabulary(np.sort(source.catalogue.ids)))
 
 
 def _diversity(source: Source, index: Index) -> DiverseSelection | None:
@@ -250,7 +265,7 @@ def _statistics(index: Index, pipeline: Pipeline, source: Source, calibration: C
         "reach": [search.reach],
         "filters": [*index.filters.tensors().values(), index.valid],
         "forward columns": list(index.forward.values()),
-        "reranker": [*pipeline.rerank.parameters(), *pipeline.rerank.buffers()],
+        "reranker": [] if source.reranker is None else [*pipeline.rerank.parameters(), *pipeline.rerank.buffers()],
     }
     if pipeline.diversity is not None:
         groups["diversity"] = list(pipeline.diversity.buffers())
@@ -289,6 +304,7 @@ def _manifest(
             "vocabularies": source.vocabularies,
             "value": source.value,
             "diversity": source.diversity,
+            "task_groups": source.task_groups,
             "index": statistics,
             "recall": Recall(
                 at=calibration.at,

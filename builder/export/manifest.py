@@ -88,9 +88,10 @@ class Ranks(_Section):
 
 class Manifest(_Section):
     """`vocabularies`: the string values of each string-valued item feature. `value`: the formula that orders results,
-    None for the weighted sum of the tasks. `diversity`: rules of the last selection, if any. `curve`: where `builder
-    tune` chose the defaults. `training`: figures of the run, if any. `ranks`: only in that of a ranking model, which is
-    otherwise that of its retrieval model but for `files` and the bytes of `index`.
+    None for the weighted sum of the tasks. `diversity`: rules of the last selection, if any. `task_groups`: tasks that
+    share a vector of the user, None where all do. `curve`: where `builder tune` chose the defaults. `training`: figures
+    of the run, if any. `ranks`: only in that of a ranking model, which is otherwise that of its retrieval model but for
+    `files` and the bytes of `index`.
     """
 
     format: int
@@ -104,6 +105,7 @@ class Manifest(_Section):
     vocabularies: dict[str, list[str]]
     value: str | None
     diversity: Diversity | None = None
+    task_groups: tuple[tuple[str, ...], ...] | None = None
     index: IndexStatistics
     recall: Recall
     curve: Curve | None = None

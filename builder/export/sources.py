@@ -56,6 +56,7 @@ def from_run(run: TrainedRun) -> Source:
         reranker=run.reranker,
         value=run.config.value,
         diversity=run.config.diversity,
+        task_groups=run.config.network.task_groups,
         seed=run.config.training.seed,
         vocabularies=string_values(run.config.items, run.catalogue),
         training=run.figures,

@@ -15,6 +15,13 @@ FEED_FORWARD = 2  # hidden units a dimension
 MASKED = -1e9  # finite: a history without any entry must not become NaN; exp of it is 0 beside any real logit
 
 
+def newest(history: Tensor, length: int) -> Tensor:
+    """`history [B, L] int64`, newest last, with all but the newest `length` entries that are not negative set to -1."""
+    present = (history >= 0).to(torch.int64)  # [B, L]
+    age = present.sum(1, keepdim=True) - present.cumsum(1)  # newer entries than this one
+    return torch.where(age < length, history, -1)
+
+
 class MeanPooling(nn.Module):
     """The mean of the items' embeddings; zero for an empty history."""
 

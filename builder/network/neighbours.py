@@ -30,9 +30,10 @@ class Neighbours(nn.Module):
     def forward(self, history: Tensor, rows: Tensor, scores: Tensor, ids: Tensor, item_rows: Tensor) -> Tensor:
         """Features of candidates, each one's its own: they do not depend on what else is asked about.
 
-        `history [B, L] int64` item ids; `rows [B, M] int32`, -1 for none; `scores [B, M]` of the search, finite;
-        `ids [R] int64` and `item_rows [N] int32` of the index. Returns `[B, M, 5]`: the score, the summed weight of the
-        edges from the history by the root of its length, the largest weight, and the logarithms of sum and largest.
+        `history [B, L] int64` item ids, -1 for what does not count; `rows [B, M] int32`, -1 for none; `scores [B, M]`
+        of the search, finite; `ids [R] int64` and `item_rows [N] int32` of the index. Returns `[B, M, 5]`: the score,
+        the summed weight of the edges from the history by the root of its length, the largest weight, and the
+        logarithms of sum and largest.
         """
         sums, maxima = torch.ops.silvertriton.neighbour_scores(
             history, rows, ids, item_rows, self.rows, self.weights, self.history

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from builder.network.diversity import DiverseSelection
+from builder.network.groups import GroupReranking, GroupScores, TaskGroups
 from builder.network.items import ItemFeatures
 from builder.network.rerank import Reranking, RetrievalScore
 from builder.network.search import Search, first_status, flag
@@ -22,24 +23,28 @@ class Pipeline(nn.Module):
     """User tower, filters, index, reranker, value model and rules of selection as one network.
 
     `tower` is a `UserTower` (takes the list of user features and the history), a TorchScript module of the user's own
-    (takes them as named arguments), or None (the request carries the query vector). `forward` differs in its
-    arguments from schema to schema and is therefore defined on export, from `forward_source`.
+    (takes them as named arguments), or None (the request carries the query vector). `groups`: those of a tower with
+    several vectors of a user. `forward` differs in its arguments from schema to schema and is therefore defined on
+    export, from `forward_source`.
     """
 
     def __init__(
         self,
         tower: nn.Module | None,
         search: Search,
-        rerank: Reranking | RetrievalScore,
+        rerank: Reranking | RetrievalScore | GroupReranking | GroupScores,
         value: ValueModel,
         items: ItemFeatures,
         *,
         results: int,
         diversity: DiverseSelection | None = None,
+        groups: TaskGroups | None = None,
     ) -> None:
         super().__init__()
         if tower is not None:
             self.tower = tower
+        if groups is not None:
+            self.groups = groups
         self.search = search
         self.rerank = rerank
         self.value = value
@@ -63,9 +68,13 @@ class Pipeline(nn.Module):
         task_weights: Tensor,
         search: Tensor,
     ) -> Outputs:
-        """From the query vector `[B, D]` to the results; `user_status [B] int32` is carried into the status."""
+        """From the query vector `[B, D]` (`[B, G, D]` with groups) to the results; `user_status [B] int32` is carried
+        into the status."""
         weights, status = self.value.resolve_weights(task_weights, user_status)  # [B, T], [B]
-        rows, ids, retrieved, stats, status = self.search(query, filter, exclude, search, status)  # [B, M]
+        sought = query  # [B, D]
+        if hasattr(self, "groups"):
+            sought = self.groups(query, weights)
+        rows, ids, retrieved, stats, status = self.search(sought, filter, exclude, search, status)  # [B, M]
         index = self.search
         task_scores = self.rerank(
             query, history, rows, retrieved, index.vectors, index.scales, index.ids, index.item_rows

@@ -33,6 +33,8 @@ class Ranking(nn.Module):
         search = pipeline.search
         if hasattr(pipeline, "tower"):
             self.tower = pipeline.tower
+        if hasattr(pipeline, "groups"):
+            self.groups = pipeline.groups
         self.register_buffer("vectors", search.vectors)  # [R, D] float16
         self.register_buffer("scales", search.scales)  # [NB, 32] float32
         self.register_buffer("item_rows", search.item_rows)  # [N] int32, by ascending id
@@ -52,12 +54,16 @@ class Ranking(nn.Module):
     def rank(
         self, query: Tensor, history: Tensor, user_status: Tensor, items: Tensor, task_weights: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """`query [B, D]`, `history [B, L] int64`, `user_status [B] int32`, `items [B, I] int64` ids, -1 for none,
-        `task_weights [B, T]` -> scores `[B, I]`, task scores `[B, I, T]`, known `[B, I] int32`, status `[B, 1] int32`.
+        """`query [B, D]` (`[B, G, D]` with groups), `history [B, L] int64`, `user_status [B] int32`, `items [B, I]
+        int64` ids, -1 for none, `task_weights [B, T]` -> scores `[B, I]`, task scores `[B, I, T]`, known `[B, I]
+        int32`, status `[B, 1] int32`.
 
         Where an item is not known, or the status is not 0: -inf, and 0 of `known`.
         """
-        status = first_status(user_status, flag(~query.isfinite().all(1), Status.QUERY.value))
+        sought = query  # [B, D]
+        if hasattr(self, "groups"):
+            sought = self.groups.default(query)
+        status = first_status(user_status, flag(~sought.isfinite().all(1), Status.QUERY.value))
         weights, status = self.value.resolve_weights(task_weights, status)  # [B, T], [B]
         status = first_status(status, flag((items < -1).any(1), Status.ITEMS.value))
         slots = self.ids(items)  # [B, I], 0 where unknown
@@ -67,7 +73,7 @@ class Ranking(nn.Module):
         tasks: list[Tensor] = []
         for part in rows.split(self.at_once, 1):
             part = part.contiguous()
-            retrieved = torch.ops.silvertriton.rescore(query.contiguous(), self.vectors, self.scales, part)
+            retrieved = torch.ops.silvertriton.rescore(sought.contiguous(), self.vectors, self.scales, part)
             task_scores = self.rerank(
                 query, history, part, retrieved, self.vectors, self.scales, self.row_ids, self.item_rows
             )

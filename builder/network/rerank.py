@@ -19,8 +19,10 @@ from torch import Tensor, nn
 
 from builder.data.columns import Column
 from builder.data.vectors import VectorSource
+from builder.network.history import newest
 from builder.network.neighbours import FEATURES, Neighbours
 from builder.network.towers import item_encoders
+from builder.network.vocabulary import Vocabulary
 
 Kind = Literal["mlp", "mol", "graph"]
 COMPONENTS = 4  # of users, and as many of items, in a mixture of logits: 16 logits
@@ -46,12 +48,14 @@ class RetrievalScore(nn.Module):
 
 
 class Reranking(nn.Module):
-    """A trained reranker with what it keeps of each item, by row of the index: `items [R, S] float16`."""
+    """A trained reranker with what it keeps of each item, by row of the index: `items [R, S] float16`; `catalogue`: of
+    the item ids."""
 
     items: Tensor
 
-    def __init__(self, scorer: nn.Module, items: Tensor, neighbours: Neighbours) -> None:
+    def __init__(self, scorer: nn.Module, items: Tensor, neighbours: Neighbours, catalogue: Vocabulary) -> None:
         super().__init__()
+        self.catalogue = catalogue
         self.scorer = scorer
         self.reads_vectors = bool(scorer.reads_vectors)
         self.neighbours = neighbours
@@ -73,6 +77,8 @@ class Reranking(nn.Module):
         `query [B, D]`, `history [B, L] int64` item ids; `rows [B, M] int32` and `scores [B, M]` of the search, -1 and
         -inf past the end; `vectors [R, D] float16`, `scales [NB, 32]`, `ids [R]` and `item_rows [N]` of the index.
         """
+        history = newest(history, self.neighbours.history)
+        history = torch.where(self.catalogue(history) > 0, history, -1)  # what is not known counts as absent
         existing = rows.clamp(min=0)
         if self.reads_vectors:
             gathered = vectors[existing].to(torch.float32) * scales.view(-1)[existing].unsqueeze(2)  # [B, M, D]
@@ -276,6 +282,7 @@ class Reranker(nn.Module):
         their `vectors [B, M, D]` (`[B, M, 0]` will do where they are not read), `scores [B, M]` of the search, finite
         -> logits `[B, M, T]`."""
         batch, count = items.shape
+        history = newest(history, self.neighbours.history)
         positions = torch.arange(len(self.neighbours.rows), device=items.device)
         features = self.neighbours(history, items.to(torch.int32), scores, positions, positions.to(torch.int32))
         distinct, place = torch.unique(items.clamp(min=0), return_inverse=True)

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from builder.data.columns import CategoryColumn, Column, NumberColumn, TagsColumn
-from builder.network.history import AttentionPooling, MeanPooling
+from builder.network.groups import TaskGroups
+from builder.network.history import AttentionPooling, MeanPooling, newest
 from builder.network.vocabulary import Vocabulary, vocabulary_of
 from client.hashing import UNKNOWN_KEY
 
@@ -64,11 +65,12 @@ class NumberEncoder(nn.Module):
 
 
 class UserTower(nn.Module):
-    """What a user sends -> a unit vector `[B, D]`. Scriptable; holds no device.
+    """What a user sends -> a unit vector `[B, D]`, or `[B, G, D]`: one for each of G `groups` of tasks.
 
     `columns`: the users' features in the order of the schema, which give vocabularies and scales. `ids` [N] int64: item
     ids, ascending. `pooling`: of histories; the mean if None. A user of whom nothing is known gets a vector too, the
-    same for all of them.
+    same for all of them. With `groups`, what is known of a user has one sum, of which each group's head, a linear map,
+    makes a vector; the heads begin alike. Scriptable; holds no device.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class UserTower(nn.Module):
         dims: int,
         history_length: int,
         pooling: MeanPooling | AttentionPooling | None = None,
+        groups: TaskGroups | None = None,
     ) -> None:
         super().__init__()
         self.history_length = history_length
@@ -94,35 +97,44 @@ class UserTower(nn.Module):
         self.project = nn.Linear(dims, dims)
         nn.init.eye_(self.project.weight)
         nn.init.zeros_(self.project.bias)
+        if groups is not None:
+            self.groups = groups
+            self.heads = nn.Linear(dims, groups.count * dims)
+            with torch.no_grad():
+                self.heads.weight.copy_(torch.eye(dims).repeat(groups.count, 1))
+            nn.init.zeros_(self.heads.bias)
 
     def forward(self, features: list[Tensor], history: Tensor) -> Tensor:
-        """`features`: one `[B, 1]` a feature, int64 keys or floats; `history [B, L] int64` item ids -> `[B, D]`.
+        """`features`: one `[B, 1]` a feature, int64 keys or floats; `history [B, L] int64` item ids -> `[B, D]`
+        or `[B, G, D]`.
 
         Of a history the newest (rightmost) `history_length` entries that are no padding (-1) are read; ids that are
         not in the catalogue are left out of them.
         """
-        slots = self.items(self.newest(history))  # [B, L]
+        slots = self.items(newest(history, self.history_length))  # [B, L]
         return self.combine(features, self.pooling(slots, self.history.weight))
 
+    def query(self, features: list[Tensor], history: Tensor) -> Tensor:
+        """As forward, with groups their vectors weighed as the artifact weighs them by itself: always `[B, D]`."""
+        vectors: Tensor = self(features, history)
+        return self.groups.default(vectors) if hasattr(self, "groups") else vectors
+
     def encode(self, features: list[Tensor], history: Tensor, offsets: Tensor) -> Tensor:
-        """As forward, for histories behind one another, as training has them -> `[B, D]`.
+        """As forward, for histories behind one another, as training has them.
 
         `history [P] int64` positions in the catalogue, row b's from `offsets[b]` to `offsets[b + 1]`, none longer than
         `history_length`.
         """
         return self.combine(features, self.pooling.behind_one_another(history + 1, offsets, self.history))
 
-    def newest(self, history: Tensor) -> Tensor:
-        """`history [B, L]` with all but the newest `history_length` entries that are no padding set to -1."""
-        present = (history >= 0).to(torch.int64)  # [B, L]
-        age = present.sum(1, keepdim=True) - present.cumsum(1)  # newer entries than this one
-        return torch.where(age < self.history_length, history, -1)
-
     def combine(self, features: list[Tensor], pooled: Tensor) -> Tensor:
-        """`features` as in forward, `pooled [B, D]` history -> `[B, D]`."""
+        """`features` as in forward, `pooled [B, D]` history -> as forward."""
         user = self.project(pooled)
         for i, encoder in enumerate(self.encoders):
             user = user + encoder(features[i])
+        if hasattr(self, "heads"):
+            vectors = self.heads(user).view(user.size(0), self.groups.count, user.size(1))
+            return F.normalize(vectors, dim=2)
         return F.normalize(user, dim=1)
 
 

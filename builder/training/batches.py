@@ -23,13 +23,15 @@ class Batch:
     """The positives of B examples, `items [B] int64`, and the users of b of them: all, or a process's share.
 
     `features`: a `[b, 1]` tensor a user feature, as on the wire; `history [H] int64`: positions of all histories behind
-    one another, row i's from `offsets[i]` to `offsets[i + 1]`, `offsets [b + 1] int64`.
+    one another, row i's from `offsets[i]` to `offsets[i + 1]`, `offsets [b + 1] int64`; `labels [b, T] bool`: for which
+    tasks each is a positive.
     """
 
     features: list[Tensor]
     items: Tensor
     history: Tensor
     offsets: Tensor
+    labels: Tensor
 
     def to(self, device: torch.device) -> Batch:
         return Batch(
@@ -37,6 +39,7 @@ class Batch:
             self.items.to(device),
             self.history.to(device),
             self.offsets.to(device),
+            self.labels.to(device),
         )
 
 
@@ -114,6 +117,7 @@ class Batches:
             torch.from_numpy(self._events.items[rows].astype(np.int64)),
             torch.from_numpy(history.values.astype(np.int64)),
             torch.from_numpy(history.offsets),
+            torch.from_numpy(self._events.labels[rows[share]]),
         )
 
 

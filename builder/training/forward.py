@@ -35,17 +35,32 @@ class TrainingLoss(nn.Module):
         self.register_buffer("log_expected", log_expected, persistent=False)
 
     def forward(
-        self, features: list[Tensor], history: Tensor, offsets: Tensor, positions: Tensor, first: int, batch: int
+        self,
+        features: list[Tensor],
+        history: Tensor,
+        offsets: Tensor,
+        labels: Tensor,
+        positions: Tensor,
+        first: int,
+        batch: int,
     ) -> Tensor:
         """The summed loss of b users by `batch`, the users of all processes: a scalar.
 
-        `features`, `history` and `offsets` of b users as `UserTower.encode` takes them; `positions [batch + S] int64`:
-        the batch's positives, of which row i of this process has number `first` + i, then the negatives.
+        `features`, `history` and `offsets` of b users as `UserTower.encode` takes them; `labels [b, T] bool`: their
+        tasks; `positions [batch + S] int64`: the batch's positives, of which row i of this process has number `first` +
+        i, then the negatives. Each vector of a user has a loss of its own, over the positives of its group of tasks.
         """
         users = self.user_tower.encode(features, history, offsets)
         items = self.item_tower(positions)
         log_expected = self.log_expected[positions]
-        summed = sampled_softmax(users, items, positions, log_expected, self.temperature, first=first)
+        if users.dim() == 2:
+            return sampled_softmax(users, items, positions, log_expected, self.temperature, first=first) / batch
+        counted = self.user_tower.groups.by_group(labels.to(users.dtype)) > 0  # [b, G]
+        summed = users.new_zeros(())
+        for of_group, rows in zip(users.unbind(1), counted.unbind(1), strict=True):
+            summed = summed + sampled_softmax(
+                of_group, items, positions, log_expected, self.temperature, first=first, counted=rows
+            )
         return summed / batch
 
 

@@ -22,14 +22,21 @@ def expected_counts(popularity: Tensor, batch: int, negatives: int) -> Tensor:
 
 
 def sampled_softmax(
-    users: Tensor, items: Tensor, positions: Tensor, log_expected: Tensor, temperature: float, *, first: int = 0
+    users: Tensor,
+    items: Tensor,
+    positions: Tensor,
+    log_expected: Tensor,
+    temperature: float,
+    *,
+    first: int = 0,
+    counted: Tensor | None = None,
 ) -> Tensor:
     """Summed loss of some users of a batch, a scalar.
 
     `users [b, D]`, unit vectors of the rows `first` to `first` + b of a batch of B; `items [B + S, D]`: the positives
     of the whole batch in its order, then the negatives; `positions [B + S] int64`: which items these are;
     `log_expected [B + S]`: log of `expected_counts`. Every row sees all B + S candidates; one that is its positive by
-    accident is left out of its negatives.
+    accident is left out of its negatives. `counted [b] bool`: the rows whose loss is summed, None for all.
     """
     last = first + users.size(0)
     logits = torch.addmm(-log_expected, users / temperature, items.T)  # [b, B + S]
@@ -39,4 +46,7 @@ def sampled_softmax(
         row, column = accidental.nonzero(as_tuple=True)
     logits.index_put_((row, column), logits.new_tensor(-torch.inf))
     logits.diagonal(first).add_(log_expected[first:last])  # takes the correction back
-    return F.cross_entropy(logits, torch.arange(first, last, device=logits.device), reduction="sum")
+    own = torch.arange(first, last, device=logits.device)
+    if counted is None:
+        return F.cross_entropy(logits, own, reduction="sum")
+    return F.cross_entropy(logits, torch.where(counted, own, -1), reduction="sum", ignore_index=-1)

@@ -35,6 +35,7 @@ from builder.data.lists import Lists
 from builder.errors import BuilderError
 from builder.evaluation.calibration import reliability
 from builder.evaluation.metrics import quality
+from builder.network.groups import TaskGroups
 from builder.network.history import AttentionPooling, MeanPooling
 from builder.network.neighbours import Neighbours
 from builder.network.rerank import Reranker
@@ -125,7 +126,7 @@ class TrainedRun:
         parts = []
         for start in range(0, len(requests), chunk):
             features = [torch.from_numpy(array[start : start + chunk]) for array in requests.features.values()]
-            parts.append(self.user_tower(features, torch.from_numpy(requests.history[start : start + chunk])))
+            parts.append(self.user_tower.query(features, torch.from_numpy(requests.history[start : start + chunk])))
         return torch.cat(parts) if parts else torch.empty(0, self.config.network.dims)
 
 
@@ -151,7 +152,7 @@ def train(config: Config, out: Path, resume: bool) -> Path:
             dataset = _read(config)
             for note in dataset.notes:
                 progress.say(note)
-            digest = _digest(dataset)
+            digest = _digest(config, dataset)
             group.refuse_differences(zlib.crc32(config.to_yaml().encode(), digest), "settings or data")
             trainer = _train_towers(config, dataset, digest, out, group, log)
         if group.first:
@@ -296,7 +297,7 @@ def load(out: Path) -> TrainedRun:
     dataset = _read(config)
     with _damage_told(out):
         report = json.loads((out / REPORT).read_text(encoding="utf-8"))
-        if _digest(dataset) != report["data"]:
+        if _digest(config, dataset) != report["data"]:
             raise BuilderError("the data has changed since the training", where=str(out), remedy="Train again.")
         user_tower, _ = build_towers(config, dataset)
         towers = restore(out / TOWERS, torch.device("cpu"))
@@ -339,7 +340,12 @@ def build_towers(config: Config, dataset: Dataset) -> tuple[UserTower, ItemTower
         else MeanPooling()
     )
     user_tower = UserTower(
-        columns, dataset.catalogue.ids, dims=network.dims, history_length=network.history, pooling=pooling
+        columns,
+        dataset.catalogue.ids,
+        dims=network.dims,
+        history_length=network.history,
+        pooling=pooling,
+        groups=None if config.groups is None else TaskGroups(config.groups, config.task_factors),
     )
     spectral = config.training.start == "spectral"
     shared = user_tower.history if network.history and not spectral else None
@@ -374,10 +380,11 @@ def _read(config: Config) -> Dataset:
     return dataset
 
 
-def _digest(dataset: Dataset) -> int:
+def _digest(config: Config, dataset: Dataset) -> int:
     """CRC-32 of what the towers' rows mean and what they learn from."""
-    checksum = 0
-    for array in (dataset.catalogue.ids, dataset.user_keys, dataset.train.offsets, dataset.train.items):
+    checksum, train = 0, dataset.train
+    labels = () if config.groups is None else (train.labels,)
+    for array in (dataset.catalogue.ids, dataset.user_keys, train.offsets, train.items, *labels):
         checksum = zlib.crc32(np.ascontiguousarray(array).data, checksum)
     return checksum
 

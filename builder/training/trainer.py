@@ -190,7 +190,9 @@ class Trainer:
         torch.manual_seed(seed + self.group.rank)  # of dropout, which takes no generator
         positions = torch.cat([batch.items, drawn.to(self.device)])
         with self._precision:
-            loss = self._loss(batch.features, batch.history, batch.offsets, positions, share.start, len(rows))
+            loss = self._loss(
+                batch.features, batch.history, batch.offsets, batch.labels, positions, share.start, len(rows)
+            )
         (value,) = self.group.sums(float(loss.detach()))
         if not np.isfinite(value):
             raise BuilderError(
@@ -235,7 +237,7 @@ def encode_users(
         history = np.where(positions >= 0, dataset.catalogue.ids[positions], -1)
         features = wire_features(dataset.user_columns, held_out.users[rows])
         queries.append(
-            tower(
+            tower.query(
                 [torch.from_numpy(feature).to(device) for feature in features],
                 torch.from_numpy(history).to(device),
             ).cpu()

@@ -113,6 +113,29 @@ def test_round_trip(tmp_path: Path) -> None:
         ("other: " + "[" * 5000, "FILE: is nested too deeply"),
         ("other: &a [*a]", "FILE: says what no setting can be: Circular reference"),
         ("2020-01-01: 1", "FILE: says what no setting can be: keys must be str"),
+        ("network: {task_groups: [[score]]}", "FILE: network.task_groups: got [['score']], expected at least two"),
+        ("network: {task_groups: shared}", "FILE, network.task_groups: got 'shared', expected"),
+        (
+            "tasks: {a: true, b: true}\nnetwork: {task_groups: [[a], [c]]}",
+            "FILE: network.task_groups: unknown task 'c'; expected each of the tasks once: a, b",
+        ),
+        (
+            "tasks: {a: true, b: true}\nnetwork: {task_groups: [[a], [b, a]]}",
+            "FILE: network.task_groups: 'a' is named 2 times; expected each of the tasks once: a, b",
+        ),
+        (
+            "tasks: {a: true, b: true, c: true}\nnetwork: {task_groups: [[a], [b]]}",
+            "FILE: network.task_groups: 'c' is in no group; expected each of the tasks once: a, b, c",
+        ),
+        (
+            "tasks: {a: true, b: true}\nnetwork: {task_groups: [[a], [b], []]}",
+            "FILE: network.task_groups: got [['a'], ['b'], []], expected at least two groups, none of them empty",
+        ),
+        (
+            "tasks: {a: true, b: true, c: true}\nnetwork: {task_groups: [[a], [b, c]]}",
+            "FILE: rerank is missing: without it tasks that share a vector have one score; add it, or give each task",
+        ),
+        ("tasks: {a: true, b: true}\nnetwork: {task_groups: [[a], [b]]}", ""),
         ("tasks: {}", "FILE, tasks: got {}, expected"),
         ("tasks: {like: rating}", "FILE, tasks: like: got 'rating', expected true, or a column compared with a number"),
         ("tasks: {like: false}", "FILE, tasks: like: got 'False', expected true"),
@@ -199,6 +222,7 @@ def test_files_that_are_no_configuration(tmp_path: Path) -> None:
     ("text", "message"),
     [
         (GIVEN + "network: {pooling: attention}", "network.pooling is of a tower that is trained here: leave it out"),
+        (GIVEN + "network: {task_groups: [[a], [b]]}", "network.task_groups is of a tower that is trained here"),
         (
             TRAINED.replace("item: item_id}", "item: item_id, time: time}")
             + "split: {kind: file, test: test.parquet, validation_blocks: true}",

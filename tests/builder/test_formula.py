@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from builder.formula import MOST_DEPTH, Call, Expression, Name, Number, names_of, parse_formula
+from builder.formula import MOST_DEPTH, Call, Expression, Name, Number, linear_factors, names_of, parse_formula
 
 NAMES = ("like", "watch", "popularity")
 LIKE, WATCH = Name("like"), Name("watch")
@@ -34,6 +34,29 @@ def call(function: str, *arguments: Expression) -> Call:
 )  # fmt: skip
 def test_read(text: str, expected: Expression) -> None:
     assert parse_formula(text, NAMES) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("like", (1.0, 0.0)),
+        ("0.7 * like + watch * 0.25", (0.7, 0.25)),
+        ("-(like - watch / 2) * (3 - 1) + 1", (-2.0, 1.0)),
+        ("like + (like - 3 * watch) + log(popularity) * 2", (2.0, -3.0)),
+        ("2 * (like + popularity) - watch", (2.0, -1.0)),
+        ("0.7 * like + 0.3 * watch * popularity", None),
+        ("like * watch", None),
+        ("log(like)", None),
+        ("1 / like", None),
+        ("like ** 2", None),
+        ("min(like, watch)", None),
+        ("popularity / 2", None),
+        ("like - like + 0 * watch", None),
+        ("like / 0", None),
+    ],
+)
+def test_factors_of_a_weighted_sum(text: str, expected: tuple[float, float] | None) -> None:
+    assert linear_factors(parse_formula(text, NAMES), ("like", "watch")) == expected
 
 
 def test_names_as_often_as_they_occur() -> None:

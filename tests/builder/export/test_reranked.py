@@ -93,6 +93,23 @@ def test_task_scores_are_those_of_the_trained_reranker(trained: tuple[TrainedRun
     assert logits[:, :, 0].std() > 0
 
 
+def test_no_more_of_a_history_counts_than_is_read(trained: tuple[TrainedRun, Path]) -> None:
+    """Clients cut histories; one that sends older items too, or ids that no item has, gets the same answers."""
+    run, version = trained
+    inputs = requests(run, [float("nan")] * 2)
+    history = inputs["history"].clone()
+    history[:, -1] = torch.from_numpy(run.catalogue.ids[:USERS])  # nobody's is empty
+    history[:, 2::5] = -1
+    plain = ask(version, {**inputs, "history": history})
+    unknown = torch.where(history < 0, 10**12, history)
+    older = torch.cat([torch.from_numpy(run.catalogue.ids[-70:]).expand(USERS, -1), unknown], 1)
+    for sent in (unknown, older):
+        for one, other in zip(ask(version, {**inputs, "history": sent}), plain, strict=True):
+            assert torch.equal(one, other)
+    longer = torch.where(older == 10**12, torch.from_numpy(run.catalogue.ids[100:101]), older)
+    assert not torch.equal(ask(version, {**inputs, "history": longer})[2], plain[2])
+
+
 def test_nothing_left_to_rank(trained: tuple[TrainedRun, Path]) -> None:
     """All excluded, and all but two: a normal answer of as many results, beside others of the batch."""
     run, version = trained

@@ -21,6 +21,7 @@ from builder.network.ranking import RANKING_OUTPUTS, Ranking, ranking_names
 from builder.network.rerank import Reranker, Reranking, RetrievalScore
 from builder.network.search import Search
 from builder.network.value import ValueModel
+from builder.network.vocabulary import Vocabulary
 from client.schema import Feature, Schema, Status
 from tests.builder.artifacts import neutral
 
@@ -57,7 +58,7 @@ def reranking(kind: Any, index: Any, tasks: int) -> Reranking:
     of_rows = torch.where((item_of_row >= 0).unsqueeze(1), kept[item_of_row.clamp(min=0)], 0)
     row_of_item = torch.from_numpy(index.layout.row_of_item.astype(np.int32))
     by_id = Neighbours(row_of_item[graph.rows.long()], graph.weights, history=5)
-    return Reranking(reranker.scorer, of_rows, by_id)
+    return Reranking(reranker.scorer, of_rows, by_id, Vocabulary(np.sort(IDS)))
 
 
 def networks(of: Schema, kind: str = "score", tower: nn.Module | None = None) -> tuple[Any, Any]:

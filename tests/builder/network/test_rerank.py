@@ -21,6 +21,7 @@ from builder.network.rerank import (
     Reranking,
     RetrievalScore,
 )
+from builder.network.vocabulary import Vocabulary
 from client.schema import Feature
 
 ITEMS, DIMS, TASKS, HIDDEN = 50, 6, 2, 8
@@ -98,7 +99,7 @@ def slow_logits(
 
     logits = score * state["retrieved.scale"] + state["retrieved.bias"]
     if reranker.kind in ("mlp", "graph"):
-        known = np.array([np.log1p(int((history >= 0).sum()))])
+        known = np.array([np.log1p(min(int((history >= 0).sum()), 3))])
         first = linear("user", user) + linear("product", user * item_vector) + kept if reranker.kind == "mlp" else kept
         first = np.maximum(first + linear("length", known) + linear("features", features), 0)
         logits = logits + linear("last", np.maximum(linear("second", first), 0)) + linear("skip", features)
@@ -169,7 +170,8 @@ def test_served_by_row_as_trained_by_item(kind: Kind) -> None:
     kept = reranker.keep(catalogue, chunk=16)
     row_of_item = torch.from_numpy(np.argsort(item_of_row)[14:].astype(np.int32))
     neighbours = Neighbours(row_of_item[reranker.neighbours.rows.long()], reranker.neighbours.weights, history=3)
-    served = torch.jit.script(Reranking(reranker.scorer, kept[np.maximum(item_of_row, 0)], neighbours))
+    catalogue_ids = Vocabulary(np.arange(ITEMS) * 10)
+    served = torch.jit.script(Reranking(reranker.scorer, kept[np.maximum(item_of_row, 0)], neighbours, catalogue_ids))
     ids = torch.from_numpy(item_of_row * 10)
     rows = torch.tensor([[3, 40, 0, -1], [7, -1, -1, -1]], dtype=torch.int32)
     query = torch.randn(2, DIMS)
@@ -185,6 +187,16 @@ def test_served_by_row_as_trained_by_item(kind: Kind) -> None:
     assert torch.isfinite(found).all()
     real = rows >= 0
     torch.testing.assert_close(found[real], expected[real], atol=5e-3, rtol=0)  # of float16
+    # What a raw client may send besides: more than the newest three, and ids that no item has.
+    with torch.no_grad():
+        asked = torch.tensor([[120, 130, 120, 30, 41], [-1, 120, 130, 10**12, 999]])
+        read = torch.tensor([[120, 30, -1], [130, -1, -1]])
+        one, other = (served(query, h, rows, scores, halves, scales, ids, row_of_item) for h in (asked, read))
+        trained = torch.tensor([[9, 1, 12, 3, -1], [4, 12, 13, 5, -1]])
+        given = (items, vectors, scores.clamp(min=0))
+        more, newest = (reranker(query, h, *given) for h in (trained, trained[:, 1:4]))
+    torch.testing.assert_close(one[real], other[real], rtol=0, atol=0)
+    torch.testing.assert_close(more[real], newest[real], rtol=0, atol=0)
 
 
 def test_without_a_reranker_the_score_is_that_of_the_search() -> None:

@@ -15,7 +15,7 @@ def events(seed: int, *, timed: bool) -> Events:
     users = np.sort(rng.integers(0, 8, 60))
     offsets = offsets_of(users, 8)
     times = np.concatenate([np.sort(rng.integers(0, 5, n)) for n in np.diff(offsets)])
-    labels = np.ones((60, 1), dtype=bool)
+    labels = rng.random((60, 2)) < 0.5
     return Events(offsets, rng.integers(0, 100, 60).astype(np.int32), times if timed else None, labels)
 
 
@@ -55,6 +55,7 @@ def test_batch() -> None:
     history = Histories(given, 5).at(positions.numpy())
     assert batch.history.tolist() == history.values.tolist()
     assert batch.offsets.tolist() == history.offsets.tolist()
+    assert batch.labels.tolist() == given.labels[positions.numpy()].tolist()
     assert {batch.items.dtype, batch.history.dtype, batch.offsets.dtype} == {torch.int64}
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
@@ -16,13 +19,17 @@ from builder.training.run import build_towers
 
 CPU = torch.device("cpu")
 NEGATIVES, HISTORY = 40, 20
+GROUPED: dict[str, object] = {"task_groups": [["c", "a"], ["b"]]}
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Dataset]:
     path = synthetic(tmp_path_factory.mktemp("data"), users=60, items=120, seed=3)
+    path.write_text(path.read_text() + "tasks: {a: true, b: true, c: true}\nrerank: {}\n")
     config = Config.load(path)
-    return config, read_dataset(config)
+    dataset = read_dataset(config)
+    labels = np.random.default_rng(0).random((len(dataset.train), 3)) < [0.5, 0.3, 0.2]
+    return config, replace(dataset, train=replace(dataset.train, labels=labels))
 
 
 def loss_of(made: tuple[Config, Dataset], **network: object) -> TrainingLoss:
@@ -51,13 +58,16 @@ def step(
     of = batches.at(rows, generator, share).to(group.device)
     drawn = torch.randint(len(dataset.catalogue), (NEGATIVES,), generator=generator).to(group.device)
     forward = loss if wrapped is None else wrapped
-    found = forward(of.features, of.history, of.offsets, torch.cat([of.items, drawn]), share.start, batch)
+    positions = torch.cat([of.items, drawn])
+    found = forward(of.features, of.history, of.offsets, of.labels, positions, share.start, batch)
     found.backward()
     return float(found.detach())
 
 
 @pytest.mark.parametrize(
-    "network", [{}, {"pooling": "attention", "blocks": 2, "dropout": 0.0}, {"history": 0}], ids=["mean", "att", "none"]
+    "network",
+    [{}, {"pooling": "attention", "blocks": 2, "dropout": 0.0}, {"history": 0}, GROUPED],
+    ids=["mean", "att", "none", "groups"],
 )
 @pytest.mark.parametrize(("batch", "size"), [(64, 2), (64, 3), (1, 2), (2, 5)])
 def test_shares_add_up_to_the_whole(
@@ -76,11 +86,32 @@ def test_shares_add_up_to_the_whole(
     assert sum(float(one.grad.abs().sum()) for one, _ in pairs if one.grad is not None) > 0.1
 
 
+def test_each_vector_learns_from_its_tasks(made: tuple[Config, Dataset]) -> None:
+    """As many losses as groups, each over the examples that are positive for any of its tasks."""
+    loss, labels = loss_of(made, **GROUPED), made[1].train.labels
+    torch.nn.init.normal_(loss.user_tower.heads.weight, std=0.3)
+    found = step(loss, made, Group(CPU), 64)
+    gradient = loss.user_tower.heads.weight.grad
+    rows = torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))[:64].numpy()
+    total = 0.0
+    for group, tasks in enumerate(([2, 0], [1])):
+        alone = loss_of(made, **GROUPED)
+        alone.load_state_dict(loss.state_dict())
+        kept = np.zeros_like(labels)
+        kept[:, tasks[0]] = labels[:, tasks].any(1)
+        assert 5 < kept[rows].any(1).sum() < 59
+        total += step(alone, (made[0], replace(made[1], train=replace(made[1].train, labels=kept))), Group(CPU), 64)
+        of_group, others = (alone.user_tower.heads.weight.grad.chunk(2)[g] for g in (group, 1 - group))
+        assert not others.any()
+        torch.testing.assert_close(of_group, gradient.chunk(2)[group])
+    assert found == pytest.approx(total, rel=1e-5)
+
+
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # from within the tracer
-@pytest.mark.parametrize("pooling", ["mean", "attention"])
+@pytest.mark.parametrize("pooling", ["mean", "attention", "groups"])
 def test_torch_compile_takes_it(pooling: str, made: tuple[Config, Dataset]) -> None:
     """Traced and differentiated as on a GPU, run without generated code."""
-    network = {"pooling": "attention", "dropout": 0.0} if pooling == "attention" else {}
+    network = {"mean": {}, "attention": {"pooling": "attention", "dropout": 0.0}, "groups": GROUPED}[pooling]
     plain, compiled = loss_of(made, **network), loss_of(made, **network)
     torch.compiler.reset()
     compiled.compile(backend="aot_eager", dynamic=True)

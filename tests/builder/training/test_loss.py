@@ -43,6 +43,24 @@ def test_against_the_definition(seed: int) -> None:
     assert sum(parts) == pytest.approx(total, rel=1e-5)
 
 
+def test_rows_that_do_not_count() -> None:
+    generator = torch.Generator().manual_seed(0)
+    users, vectors = torch.randn(6, 4, generator=generator), torch.randn(9, 4, generator=generator)
+    positions, corrections = torch.arange(9), torch.randn(9, generator=generator)
+    counted = torch.tensor([True, False, False, True, True, False])
+    leaf = users.clone().requires_grad_()
+    found = sampled_softmax(leaf, vectors, positions, corrections, 0.3, counted=counted)
+    expected = sum(
+        float(sampled_softmax(users[row : row + 1], vectors, positions, corrections, 0.3, first=row))
+        for row in (0, 3, 4)
+    )
+    assert float(found.detach()) == pytest.approx(expected, rel=1e-5)
+    found.backward()
+    assert leaf.grad is not None
+    assert ((leaf.grad != 0).any(1) == counted).all()
+    assert float(sampled_softmax(users, vectors, positions, corrections, 0.3, counted=counted & False)) == 0.0
+
+
 def test_all_candidates_the_same_item() -> None:
     users = torch.ones(2, 1)
     loss = sampled_softmax(users, torch.ones(3, 1), torch.tensor([4, 4, 4]), torch.zeros(3), 0.1)

@@ -60,7 +60,7 @@ def test_constant_labels_are_learned_as_what_they_are(tmp_path: Path, capsys: py
         ("{'a b': true}", "tasks: got 'a b', expected a Python identifier"),
         ("{_like: true}", "tasks: got '_like', expected a Python identifier"),
         ("{class: true}", "tasks: got 'class', expected a Python identifier"),
-        ("{like: true, watch: true}", "rerank is missing: the search has one score"),
+        ("{like: true, watch: true}", "rerank is missing: without it tasks that share a vector have one score"),
     ],
 )
 def test_bad_tasks_are_found_when_the_file_is_read(tasks: str, message: str, tmp_path: Path) -> None:
