@@ -14,6 +14,7 @@ runs/NAME/report.json        the end: best epoch, validation and test figures, c
 from __future__ import annotations
 
 import json
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -171,9 +172,11 @@ def _train_towers(config: Config, dataset: Dataset, digest: int, out: Path, grou
         write_text(config.to_yaml(), out / CONFIG)
     torch.manual_seed(config.training.seed)
     user_tower, item_tower = build_towers(config, dataset)
+    started = time.monotonic()
     if config.training.start == "spectral" and not (out / CHECKPOINT).exists():
         with progress.step("Singular vectors of the interactions"):
             start_towers(user_tower, item_tower, dataset.train, seed=config.training.seed)
+    seconds = time.monotonic() - started
 
     def on_checkpoint(state: dict[str, Any]) -> None:
         lines = state["progress"]["log"]
@@ -190,6 +193,7 @@ def _train_towers(config: Config, dataset: Dataset, digest: int, out: Path, grou
         on_checkpoint=on_checkpoint,
         on_best=lambda towers: save(towers, out / TOWERS),
     )
+    trainer.state.seconds = seconds
     path, cpu = out / CHECKPOINT, torch.device("cpu")
     state = group.from_first(lambda: restore(path, cpu) if path.exists() else None)
     if state is not None:

@@ -124,10 +124,12 @@ class Trainer:
         self.state = Progress(**state["progress"])
 
     def _measure_start(self) -> None:
+        started = time.monotonic()
         with progress.step("Measuring the start") as current:
             validation = self._validate()
             current.note(f"validation recall@{AT} {validation.recall:.4f}")
-        figures = {"recall": validation.recall, "ndcg": validation.ndcg, "seconds": 0.0}
+        self.state.seconds += time.monotonic() - started
+        figures = {"recall": validation.recall, "ndcg": validation.ndcg, "seconds": self.state.seconds}
         self.state.log.append({"epoch": 0, **figures})
         self._log.write("towers", 0, {f"epoch/{name}": value for name, value in figures.items()})
         self.state.best_recall = validation.recall
