@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime, timedelta, timezone
 from typing import Any
 
@@ -18,6 +19,7 @@ INT64_MAX = 2**63 - 1
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 MICROSECOND = timedelta(microseconds=1)
+_HEADER_NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
 def integer_key(where: str, value: Any) -> int:
@@ -86,6 +88,42 @@ def instant(where: str, value: Any) -> float:
     if isinstance(moment, date):
         return float((moment - EPOCH.date()).days * 86_400)
     raise invalid_value(where, value, "a datetime, a date, a numpy.datetime64 or an ISO 8601 string")
+
+
+def seconds(timeout: float) -> float:
+    """A timeout. Raises `InvalidValue`."""
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
+        raise invalid_value("timeout", timeout, "seconds, above 0 and finite")
+    return float(timeout)
+
+
+def version_text(version: int | None) -> str:
+    """A model version as it travels, "" for None. Raises `InvalidValue`."""
+    if version is None:
+        return ""
+    if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= INT64_MAX:
+        raise invalid_value("version", version, "the number of a version of the model, or None for the server's choice")
+    return str(version)
+
+
+def header_fields(headers: Mapping[str, str] | None) -> dict[str, str]:
+    """Headers with names in lower case, as HTTP/2 wants them. Raises `InvalidValue`."""
+    if headers is None:
+        return {}
+    if not isinstance(headers, Mapping):
+        raise invalid_value("headers", headers, "a mapping of names to values")
+    fields = {}
+    for name, value in headers.items():
+        name_is_fine = isinstance(name, str) and _HEADER_NAME.fullmatch(name)
+        if not name_is_fine or name.lower().startswith("grpc-") or name.lower().endswith("-bin"):
+            raise invalid_value(
+                "headers", name, "a name of letters, digits, - _ and ., neither beginning with grpc- nor ending in -bin"
+            )
+        if not isinstance(value, str) or not value.isascii() or not value.isprintable():
+            # Not shown: it may be a key.
+            raise InvalidValue(f"headers[{name!r}]: got {type(value).__name__}, expected printable ASCII text")
+        fields[name.lower()] = value
+    return fields
 
 
 def item_ids(where: str, values: Iterable[Any], newest: int | None = None) -> NDArray[np.int64]:

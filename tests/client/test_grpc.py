@@ -16,19 +16,23 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import np_to_triton_dtype, triton_to_np_dtype
 
 from client import (
+    AccessDenied,
     ClientClosed,
     Codec,
     ConnectionFailed,
     DeadlineExceeded,
     F,
     ModelConfig,
+    ModelNotFound,
     ModelUnavailable,
+    QueueFull,
     Request,
     RetrievalClient,
     Schema,
     SchemaMismatch,
     ServerError,
     SilverTritonError,
+    WrongServer,
 )
 from client._grpc import GrpcTransport
 
@@ -124,15 +128,25 @@ CODE = grpc.StatusCode
             ModelUnavailable,
             "takes no",
         ),
-        (CODE.UNAVAILABLE, "Exceeds maximum queue size", ModelUnavailable, "maximum queue size"),
+        (CODE.UNAVAILABLE, "Exceeds maximum queue size", QueueFull, "maximum queue size"),
+        (CODE.RESOURCE_EXHAUSTED, "Exceeds maximum queue size", QueueFull, "no more requests for now"),
+        (CODE.UNAVAILABLE, "Request timeout expired", QueueFull, "wait for too long"),
+        (
+            CODE.UNAVAILABLE,
+            "This protocol is restricted, expecting header 'x'",
+            AccessDenied,
+            "give its key with headers=",
+        ),
+        (CODE.UNAUTHENTICATED, "no", AccessDenied, "refuses the call: no"),
+        (CODE.PERMISSION_DENIED, "no", AccessDenied, "refuses the call: no"),
         (CODE.UNAVAILABLE, "model 'retrieval' version 1 is not at ready state", ModelUnavailable, "ready state"),
         (CODE.UNAVAILABLE, "errors resolving model-server:8001", ConnectionFailed, "check that it runs"),
-        (CODE.NOT_FOUND, "Request for unknown model: 'retrieval' is not found", ModelUnavailable, "check its name"),
+        (CODE.NOT_FOUND, "Request for unknown model: 'retrieval' is not found", ModelNotFound, "check its name"),
         (CODE.INVALID_ARGUMENT, "expected 8 inputs but got 7 inputs", SchemaMismatch, "another artifact was loaded"),
         (CODE.INTERNAL, "boom", ServerError, r"failed \(INTERNAL\): boom"),
         (CODE.UNKNOWN, "", ServerError, r"failed \(UNKNOWN\)"),
         (CODE.RESOURCE_EXHAUSTED, "too large", ServerError, "too large"),
-        (CODE.UNIMPLEMENTED, "unknown service", ConnectionFailed, "is no Triton Inference Server"),
+        (CODE.UNIMPLEMENTED, "unknown service", WrongServer, "is no Triton Inference Server"),
         (CODE.DEADLINE_EXCEEDED, "Request timeout expired", DeadlineExceeded, "within 10 s"),
     ],
 )
