@@ -31,12 +31,12 @@ _MODEL_UNAVAILABLE = (
     "is not ready",
     "stopped accepting",  # the server or the model is being unloaded
 )
-_DATATYPES: dict[np.dtype[Any], str] = {
+DATATYPES: dict[np.dtype[Any], str] = {
     np.dtype(np.int64): "INT64",
     np.dtype(np.int32): "INT32",
     np.dtype(np.float32): "FP32",
 }
-_DTYPES: dict[str, np.dtype[Any]] = {name: dtype for dtype, name in _DATATYPES.items()}
+DTYPES: dict[str, np.dtype[Any]] = {name: dtype for dtype, name in DATATYPES.items()}
 
 
 def infer_request(model: str, version: str, inputs: Mapping[str, NDArray[Any]]) -> service_pb2.ModelInferRequest:
@@ -44,7 +44,7 @@ def infer_request(model: str, version: str, inputs: Mapping[str, NDArray[Any]]) 
     request = service_pb2.ModelInferRequest(model_name=model, model_version=version)
     add, contents = request.inputs.add, request.raw_input_contents.append
     for name, array in inputs.items():
-        add(name=name, datatype=_DATATYPES[array.dtype], shape=array.shape)
+        add(name=name, datatype=DATATYPES[array.dtype], shape=array.shape)
         contents(array.tobytes())
     return request
 
@@ -54,7 +54,7 @@ def infer_answer(response: service_pb2.ModelInferResponse, server: str) -> Answe
     tensors, contents = response.outputs, response.raw_output_contents
     try:
         outputs = {
-            tensor.name: np.frombuffer(content, _DTYPES[tensor.datatype]).reshape(tensor.shape)
+            tensor.name: np.frombuffer(content, DTYPES[tensor.datatype]).reshape(tensor.shape)
             for tensor, content in zip(tensors, contents, strict=True)
         }
     except KeyError as unknown:
