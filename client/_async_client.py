@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from numpy.typing import ArrayLike
 
 from client._core import Core, Infer, Pause, Step, Steps
-from client._endpoints import addresses_of, check_compression, check_hedge, connected, given
+from client._endpoints import addresses_of, check_compression, check_hedge, check_shared_memory, connected, given
 from client._models import Ranking, Request, Retrieval
 from client.errors import RequestError
 from client.filters.conditions import Condition
@@ -42,18 +42,20 @@ class AsyncRetrievalClient:
         headers: Mapping[str, str] | None = None,
         compression: Compression | None = None,
         tls: TLS | None = None,
+        shared_memory: bool = False,
         transport: AsyncTransport | Sequence[AsyncTransport] | None = None,
     ) -> None:
         addresses = addresses_of(address)
         check_hedge(hedge, transport, needs_grpc=False)
         check_compression(compression)
+        check_shared_memory(shared_memory, hedge, transport)
         self._repr = f"AsyncRetrievalClient({', '.join(map(repr, addresses))}, model={model!r}, timeout={timeout})"
         self._own: list[Any] = []
 
         def connect(name: str) -> Any:
             from client._grpc import AsyncGrpcTransport  # grpc takes long to import
 
-            self._own.append(AsyncGrpcTransport(name, tls=tls, compression=compression))
+            self._own.append(AsyncGrpcTransport(name, tls=tls, compression=compression, shared_memory=shared_memory))
             return self._own[-1]
 
         self._hedge = hedge

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from numpy.typing import ArrayLike
 
 from client._core import Core, Infer, Pause, Step, Steps
-from client._endpoints import addresses_of, check_compression, check_hedge, connected, given
+from client._endpoints import addresses_of, check_compression, check_hedge, check_shared_memory, connected, given
 from client._models import Ranking, Request, Retrieval
 from client.errors import RequestError
 from client.filters.conditions import Condition
@@ -39,6 +39,7 @@ class RetrievalClient:
         case-insensitive.
     `compression`: of requests, "gzip" or "deflate"; the server chooses for its answers.
     `tls`: how to encrypt; None: not at all.
+    `shared_memory`: tensors travel through system shared memory, for a server on this host.
     `transport`: takes the place of gRPC, one or one an address; it stays the caller's to close.
 
     Nothing is sent before the first call, which also reads the artifact's schema. A client follows a replaced artifact
@@ -57,18 +58,20 @@ class RetrievalClient:
         headers: Mapping[str, str] | None = None,
         compression: Compression | None = None,
         tls: TLS | None = None,
+        shared_memory: bool = False,
         transport: Transport | Sequence[Transport] | None = None,
     ) -> None:
         addresses = addresses_of(address)
         check_hedge(hedge, transport, needs_grpc=True)
         check_compression(compression)
+        check_shared_memory(shared_memory, hedge, transport)
         self._repr = f"RetrievalClient({', '.join(map(repr, addresses))}, model={model!r}, timeout={timeout})"
         self._own: list[Any] = []
 
         def connect(name: str) -> Any:
             from client._grpc import GrpcTransport  # grpc takes long to import, and the builder needs only the schema
 
-            self._own.append(GrpcTransport(name, tls=tls, compression=compression))
+            self._own.append(GrpcTransport(name, tls=tls, compression=compression, shared_memory=shared_memory))
             return self._own[-1]
 
         self._hedge = hedge

@@ -53,3 +53,9 @@ def check_compression(compression: Compression | None) -> None:
     """Raise `InvalidValue` unless gRPC knows it."""
     if compression not in (None, "gzip", "deflate"):
         raise invalid_value("compression", compression, '"gzip", "deflate" or None')
+
+
+def check_shared_memory(shared_memory: bool, hedge: float | None, transport: object) -> None:
+    """Raise `InvalidValue` where it cannot be used."""
+    if shared_memory and (hedge is not None or transport is not None):
+        raise InvalidValue("shared_memory: goes with neither hedge= nor transport=; leave it or them out")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
+from time import monotonic
 from typing import Any
 
 import grpc
@@ -11,7 +13,8 @@ from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
 from client._messages import SERVICE, closed, config_answer, config_request, failure, infer_answer, infer_request
-from client.errors import SilverTritonError
+from client._shared_memory import Slot, Slots, may_pass, not_registered, unregister_request
+from client.errors import AccessDenied, SchemaMismatch, ServerError, SilverTritonError
 from client.options import TLS, Compression
 from client.transport import NO_HEADERS, Answer, Headers, ModelConfig
 
@@ -26,25 +29,42 @@ _OPTIONS = (
     # A pool of its own: two transports to one address are two connections.
     ("grpc.use_local_subchannel_pool", 1),
 )
+_REGISTER, _UNREGISTER = "SystemSharedMemoryRegister", "SystemSharedMemoryUnregister"
 _METHODS = {
     "ModelInfer": (service_pb2.ModelInferRequest.SerializeToString, service_pb2.ModelInferResponse.FromString),
     "ModelConfig": (service_pb2.ModelConfigRequest.SerializeToString, service_pb2.ModelConfigResponse.FromString),
+    _REGISTER: (
+        service_pb2.SystemSharedMemoryRegisterRequest.SerializeToString,
+        service_pb2.SystemSharedMemoryRegisterResponse.FromString,
+    ),
+    _UNREGISTER: (
+        service_pb2.SystemSharedMemoryUnregisterRequest.SerializeToString,
+        service_pb2.SystemSharedMemoryUnregisterResponse.FromString,
+    ),
 }
+_UNREGISTER_TIMEOUT = 1.0  # seconds
 
 
 class GrpcTransport:
     """`Transport` over one gRPC channel, which connects on the first call and reconnects by itself."""
 
-    def __init__(self, address: str, *, tls: TLS | None = None, compression: Compression | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        tls: TLS | None = None,
+        compression: Compression | None = None,
+        shared_memory: bool = False,
+    ) -> None:
         self._address = address
         self._closed = False
+        self._slots = Slots() if shared_memory else None
         options, credentials = _channel_settings(tls)
         if credentials is None:
             self._channel = grpc.insecure_channel(address, options, _COMPRESSION[compression])
         else:
             self._channel = grpc.secure_channel(address, credentials, options, _COMPRESSION[compression])
-        self._infer = self._channel.unary_unary(SERVICE + "ModelInfer", *_METHODS["ModelInfer"])
-        self._config = self._channel.unary_unary(SERVICE + "ModelConfig", *_METHODS["ModelConfig"])
+        self._methods = _methods(self._channel)
 
     def infer(
         self,
@@ -56,15 +76,17 @@ class GrpcTransport:
         headers: Headers = NO_HEADERS,
     ) -> Answer:
         """See `Transport.infer`."""
+        if self._slots is not None:
+            return self._infer_shared(self._slots, model, inputs, timeout, version, headers)
         request = infer_request(model, version, inputs)
-        response = self._called(self._infer, request, model, timeout, headers)
+        response = self._called("ModelInfer", request, model, timeout, headers)
         return infer_answer(response, f"{model!r} at {self._address}")
 
     def model_config(
         self, model: str, timeout: float, *, version: str = "", headers: Headers = NO_HEADERS
     ) -> ModelConfig:
         """See `Transport.model_config`."""
-        return config_answer(self._called(self._config, config_request(model, version), model, timeout, headers))
+        return config_answer(self._called("ModelConfig", config_request(model, version), model, timeout, headers))
 
     def start(
         self,
@@ -79,7 +101,7 @@ class GrpcTransport:
         """`infer` without waiting; `done` is called, from another thread, when there is a result or a failure."""
         request = infer_request(model, version, inputs)
         try:
-            call = self._infer.future(request, timeout, _metadata(headers))
+            call = self._methods["ModelInfer"].future(request, timeout, _metadata(headers))
         except ValueError as error:  # on a closed channel
             raise closed() from error
         call.add_done_callback(lambda _: done())
@@ -87,12 +109,52 @@ class GrpcTransport:
 
     def close(self) -> None:
         """Close the channel; calls in progress end with `ClientClosed`."""
+        if self._slots is not None:
+            self._forget(self._slots.close(), NO_HEADERS)
         self._closed = True
         self._channel.close()
 
-    def _called(self, method: Any, request: Any, model: str, timeout: float, headers: Headers) -> Any:
+    def _infer_shared(
+        self,
+        slots: Slots,
+        model: str,
+        inputs: Mapping[str, NDArray[Any]],
+        timeout: float,
+        version: str,
+        headers: Headers,
+    ) -> Answer:
+        ends = monotonic() + timeout
+        again = True
+        while True:
+            slot, request, shapes = slots.take(model, version, inputs)
+            try:
+                if not slot.registered:
+                    self._register(slot, model, ends - monotonic(), headers)
+                    self._forget(slots.forgettable(), headers)
+                response = self._called("ModelInfer", request, model, max(1e-3, ends - monotonic()), headers)
+                return slots.answer(slot, request, response, shapes, f"{model!r} at {self._address}")
+            except BaseException as error:
+                slots.retire(slot, shapes)
+                if not again or not may_pass(error):
+                    raise
+                again = False
+                slots.forget_registrations()
+
+    def _register(self, slot: Slot, model: str, timeout: float, headers: Headers) -> None:
         try:
-            return method(request, timeout, _metadata(headers))
+            self._called(_REGISTER, slot.register_request(), model, max(1e-3, timeout), headers)
+        except (AccessDenied, ServerError, SchemaMismatch) as error:
+            raise not_registered(error) from error
+        slot.registered = True
+
+    def _forget(self, slots: list[str], headers: Headers) -> None:
+        for name in slots:
+            with contextlib.suppress(SilverTritonError):  # it may be gone, with all it knew
+                self._called(_UNREGISTER, unregister_request(name), name, _UNREGISTER_TIMEOUT, headers)
+
+    def _called(self, method: str, request: Any, model: str, timeout: float, headers: Headers) -> Any:
+        try:
+            return self._methods[method](request, timeout, _metadata(headers))
         except grpc.RpcError as error:
             raise self._failure(error, model, timeout) from error
         except ValueError as error:  # on a closed channel
@@ -128,9 +190,17 @@ class PendingCall:
 class AsyncGrpcTransport:
     """`AsyncTransport` over one gRPC channel. It belongs to the event loop of its first call."""
 
-    def __init__(self, address: str, *, tls: TLS | None = None, compression: Compression | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        tls: TLS | None = None,
+        compression: Compression | None = None,
+        shared_memory: bool = False,
+    ) -> None:
         self._address = address
         self._closed = False
+        self._slots = Slots() if shared_memory else None
         self._settings = _channel_settings(tls)
         self._compression = _COMPRESSION[compression]
         self._channel: Any = None
@@ -145,6 +215,8 @@ class AsyncGrpcTransport:
         headers: Headers = NO_HEADERS,
     ) -> Answer:
         """See `Transport.infer`."""
+        if self._slots is not None:
+            return await self._infer_shared(self._slots, model, inputs, timeout, version, headers)
         request = infer_request(model, version, inputs)
         response = await self._called("ModelInfer", request, model, timeout, headers)
         return infer_answer(response, f"{model!r} at {self._address}")
@@ -158,9 +230,51 @@ class AsyncGrpcTransport:
 
     async def close(self) -> None:
         """Close the channel; calls in progress end with `ClientClosed`."""
+        if self._slots is not None:
+            known = self._slots.close()
+            if self._channel is not None:
+                await self._forget(known, NO_HEADERS)
         self._closed = True
         if self._channel is not None:
             await self._channel.close()
+
+    async def _infer_shared(
+        self,
+        slots: Slots,
+        model: str,
+        inputs: Mapping[str, NDArray[Any]],
+        timeout: float,
+        version: str,
+        headers: Headers,
+    ) -> Answer:
+        ends = monotonic() + timeout
+        again = True
+        while True:
+            slot, request, shapes = slots.take(model, version, inputs)
+            try:
+                if not slot.registered:
+                    await self._register(slot, model, ends - monotonic(), headers)
+                    await self._forget(slots.forgettable(), headers)
+                response = await self._called("ModelInfer", request, model, max(1e-3, ends - monotonic()), headers)
+                return slots.answer(slot, request, response, shapes, f"{model!r} at {self._address}")
+            except BaseException as error:
+                slots.retire(slot, shapes)
+                if not again or not may_pass(error):
+                    raise
+                again = False
+                slots.forget_registrations()
+
+    async def _register(self, slot: Slot, model: str, timeout: float, headers: Headers) -> None:
+        try:
+            await self._called(_REGISTER, slot.register_request(), model, max(1e-3, timeout), headers)
+        except (AccessDenied, ServerError, SchemaMismatch) as error:
+            raise not_registered(error) from error
+        slot.registered = True
+
+    async def _forget(self, slots: list[str], headers: Headers) -> None:
+        for name in slots:
+            with contextlib.suppress(SilverTritonError):  # it may be gone, with all it knew
+                await self._called(_UNREGISTER, unregister_request(name), name, _UNREGISTER_TIMEOUT, headers)
 
     async def _called(self, method: str, request: Any, model: str, timeout: float, headers: Headers) -> Any:
         if self._channel is None:
@@ -182,7 +296,11 @@ class AsyncGrpcTransport:
             self._channel = grpc.aio.insecure_channel(self._address, options, self._compression)
         else:
             self._channel = grpc.aio.secure_channel(self._address, credentials, options, self._compression)
-        self._methods = {name: self._channel.unary_unary(SERVICE + name, *codecs) for name, codecs in _METHODS.items()}
+        self._methods = _methods(self._channel)
+
+
+def _methods(channel: Any) -> dict[str, Any]:
+    return {name: channel.unary_unary(SERVICE + name, *codecs) for name, codecs in _METHODS.items()}
 
 
 def _channel_settings(tls: TLS | None) -> tuple[tuple[tuple[str, Any], ...], Any]:

@@ -1,0 +1,123 @@
+"""What the client does over gRPC, against the stock server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from builder.serving.server import StockServer
+from client import AsyncRetrievalClient, DeadlineExceeded, F, Request, Retrieval, RetrievalClient, Retry, ServerError
+from tests.end_to_end.conftest import Shop
+
+pytestmark = pytest.mark.server
+
+CONDITION = F.genres.any_of("Drama", "War") & (F.year >= 1980)
+
+
+def own_slots() -> list[Path]:
+    return list(Path("/dev/shm").glob(f"silvertriton-client-{os.getpid()}-*"))
+
+
+def assert_same(one: Any, other: Any) -> None:
+    assert isinstance(one, Retrieval), one
+    assert isinstance(other, Retrieval), other
+    np.testing.assert_array_equal(one.item_ids, other.item_ids)
+    np.testing.assert_array_equal(one.scores, other.scores)
+
+
+def requests(shop: Shop, count: int) -> list[Request]:
+    return [
+        Request(query=query, filter=CONDITION if row % 2 else None, exclude=shop.ids[: 100 * (row % 3)])
+        for row, query in enumerate(shop.queries[:count])
+    ]
+
+
+def test_shared_memory_gives_the_same_answers(server: StockServer, client: RetrievalClient, shop: Shop) -> None:
+    asked = requests(shop, 64)
+    expected = client.retrieve_many(asked)
+    with RetrievalClient(server.url, timeout=20, shared_memory=True) as shared:
+        for _ in range(3):  # sizes are learnt, then outputs travel through the slot too
+            for one, other in zip(shared.retrieve_many(asked), expected, strict=True):
+                assert_same(one, other)
+            assert_same(shared.retrieve(query=shop.queries[1], filter=CONDITION, exclude=shop.ids[:100]), expected[1])
+        assert 1 <= len(own_slots()) <= 2
+        items = shop.ids[:40]
+        one, other = (of.rank(query=shop.queries[0], items=items) for of in (shared, client))
+        np.testing.assert_array_equal(one.item_ids, other.item_ids)
+    assert own_slots() == []
+
+
+def test_shared_memory_with_asyncio(server: StockServer, client: RetrievalClient, shop: Shop) -> None:
+    asked = requests(shop, 16)
+    expected = client.retrieve_many(asked)
+
+    async def calls() -> list[Retrieval]:
+        async with AsyncRetrievalClient(server.url, timeout=20, shared_memory=True) as shared:
+            ask = [
+                shared.retrieve(query=one.query, filter=one.filter, exclude=one.exclude)
+                for _ in range(4)
+                for one in asked
+            ]
+            return await asyncio.gather(*ask)
+
+    for number, one in enumerate(asyncio.run(calls())):
+        assert_same(one, expected[number % 16])
+    assert own_slots() == []
+
+
+def test_a_request_given_up_does_not_spoil_the_next_ones(server: StockServer, shop: Shop) -> None:
+    """Its slot is left to the server, which may still write there."""
+    with RetrievalClient(server.url, timeout=20, shared_memory=True) as shared:
+        expected = [shared.retrieve(query=query) for query in shop.queries[:20]]
+        for number, query in enumerate(shop.queries[:20]):
+            with contextlib.suppress(DeadlineExceeded):  # most of them
+                shared.retrieve_many([Request(query=one) for one in shop.queries], timeout=0.002)
+            assert_same(shared.retrieve(query=query), expected[number])
+    assert own_slots() == []
+
+
+@pytest.fixture
+def restartable(repository: Path, tmp_path: Path) -> Iterator[StockServer]:
+    with StockServer(repository, log=tmp_path / "log") as server:
+        yield server
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shared_memory", [False, True])
+def test_a_restarted_server_is_found_again(
+    restartable: StockServer, repository: Path, shop: Shop, shared_memory: bool
+) -> None:
+    port = restartable.grpc_port
+    retry = Retry(attempts=1000, most=0.2)
+    with RetrievalClient(restartable.url, timeout=60, retry=retry, shared_memory=shared_memory) as client:
+        expected = client.retrieve(query=shop.queries[0])
+        client.retrieve(query=shop.queries[0])
+        restartable.stop()
+        with StockServer(repository, grpc_port=port):
+            assert_same(client.retrieve(query=shop.queries[0]), expected)
+
+
+def test_shared_memory_that_the_server_cannot_open(
+    server: StockServer, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import client._shared_memory as module
+
+    def elsewhere(self: Any) -> Any:
+        return module.service_pb2.SystemSharedMemoryRegisterRequest(
+            name=self.name, key="/not-on-this-host", offset=0, byte_size=len(self.memory)
+        )
+
+    monkeypatch.setattr(module.Slot, "register_request", elsewhere)
+    with (
+        RetrievalClient(server.url, timeout=20, shared_memory=True) as shared,
+        pytest.raises(ServerError, match="shared_memory= needs a server on this host"),
+    ):
+        shared.retrieve(query=shop.queries[0])
+    assert own_slots() == []
