@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from client._models import Request, Retrieval, Stats
-from client._values import FLOAT32_MAX, item_ids, key_function, number
+from client._values import FLOAT32_MAX, id_bytes, key_function, number
 from client.errors import (
     InvalidValue,
     LimitExceeded,
@@ -30,8 +30,9 @@ Shapes = tuple[tuple[str, tuple[int, ...], np.dtype[Any]], ...]
 _NAN = float("nan")
 LEAST_IDS = 8  # padded lengths start here: lone shapes are not batched together
 _LEAST_WORDS = 16
-_NO_IDS = np.empty(0, np.int64)
-_NO_FILTER = np.zeros(2, np.int64)
+_NO_FILTER = bytes(16)
+_MINUS_ONE, _ZERO = b"\xff" * 8, bytes(8)
+_FLOATS = (float, np.floating)
 _NO_PREFERENCE = (0, 0)
 
 _MEANINGS = {
@@ -52,10 +53,10 @@ class Row(NamedTuple):
 
     categories: list[int]  # keys, in the order of the schema's categories
     numbers: list[float]
-    history: NDArray[np.int64]
+    history: bytes  # of int64, as are program and exclude
     query: NDArray[np.float32] | None
-    program: NDArray[np.int64]
-    exclude: NDArray[np.int64]
+    program: bytes
+    exclude: bytes
     task_weights: list[float]
     search: tuple[int, int]
     k: int
@@ -87,14 +88,14 @@ class Codec:
     def check(self, request: Request) -> Row:
         """Check one request and bring its values into the form that travels. Raises `RequestError`."""
         schema = self.schema
-        history = _NO_IDS
+        history = b""
         query = None
         if self._tower:
             categories, numbers = self._user(request.user or {})
             if request.query is not None:
                 raise InvalidValue("query: this artifact computes it from user and history; leave it out")
             if request.history is not None:
-                history = item_ids("history", request.history, newest=schema.history_length or None)
+                history = id_bytes("history", request.history, newest=schema.history_length or None)
                 if not schema.history_length and len(history):
                     raise InvalidValue("history: this artifact takes none; leave it out")
         else:
@@ -112,8 +113,8 @@ class Codec:
             numbers,
             history,
             query,
-            _NO_FILTER if condition is None else self._filters.compile(condition),
-            _NO_IDS if request.exclude is None else item_ids("exclude", request.exclude),
+            _NO_FILTER if condition is None else self._filters.compile_bytes(condition),
+            b"" if request.exclude is None else id_bytes("exclude", request.exclude),
             self._default_weights if weights is None else self._weights(weights),
             _NO_PREFERENCE
             if probes is None and candidates is None
@@ -126,24 +127,24 @@ class Codec:
 
     def stack(self, rows: Sequence[Row]) -> Tensors:
         """Rows to the tensors of a batch, [B, ...], padded alike; at least one row."""
-        batch = len(rows)
+        categories, numbers, histories, queries, programs, excludes, weights, searches, _ = zip(*rows, strict=True)
         tensors: Tensors = {}
         if self._categories:
-            keys = np.array([row.categories for row in rows], np.int64)
+            keys = np.array(categories, np.int64)
             for position, (name, _, _) in enumerate(self._categories):
                 tensors[name] = keys[:, position : position + 1]
         if self._numbers:
-            values = np.array([row.numbers for row in rows], np.float32)
+            values = np.array(numbers, np.float32)
             for position, (name, _) in enumerate(self._numbers):
                 tensors[name] = values[:, position : position + 1]
         if self.schema.query_dims:
-            tensors["query"] = np.array([row.query for row in rows], np.float32)
+            tensors["query"] = np.array(queries, np.float32)
         elif self.schema.history_length:
-            tensors["history"] = padded([row.history for row in rows], LEAST_IDS, -1)
-        tensors["filter"] = padded([row.program for row in rows], _LEAST_WORDS, 0)
-        tensors["exclude"] = padded([row.exclude for row in rows], LEAST_IDS, -1)
-        tensors["task_weights"] = np.array([row.task_weights for row in rows], np.float32).reshape(batch, -1)
-        tensors["search"] = np.array([row.search for row in rows], np.int32)
+            tensors["history"] = padded(histories, LEAST_IDS, -1)
+        tensors["filter"] = padded(programs, _LEAST_WORDS, 0)
+        tensors["exclude"] = padded(excludes, LEAST_IDS, -1)
+        tensors["task_weights"] = np.array(weights, np.float32).reshape(len(rows), -1)
+        tensors["search"] = np.array(searches, np.int32)
         return tensors
 
     def encode(self, requests: Iterable[Request]) -> Tensors:
@@ -158,20 +159,21 @@ class Codec:
         A row with a status gives a `RowStatusError` (not raised). Raises `SchemaMismatch` for outputs that do not
         follow the contract.
         """
-        batch, tasks = len(wanted), self.schema.tasks
+        batch, tasks, most = len(wanted), self.schema.tasks, self.schema.max_results
         ids, scores, task_scores, counts, statuses, stats = checked(outputs, batch, self._outputs)
         results: list[Retrieval | RequestError] = []
-        for row, ((count,), (status,), (probed, passing, scanned, exact)) in enumerate(
-            zip(counts.tolist(), statuses.tolist(), stats.tolist(), strict=True)
-        ):
+        rows = zip(ids, scores, task_scores, counts.tolist(), statuses.tolist(), stats.tolist(), wanted, strict=True)
+        for row_ids, row_scores, row_tasks, (count,), (status,), (probed, passing, scanned, exact), k in rows:
             if status:
                 results.append(row_error(status))
                 continue
-            if not 0 <= count <= self.schema.max_results:
-                raise SchemaMismatch(f"output 'count': got {count}, expected 0 to {self.schema.max_results}")
-            n = min(count, wanted[row])
+            if not 0 <= count <= most:
+                raise SchemaMismatch(f"output 'count': got {count}, expected 0 to {most}")
+            n = count if count < k else k
+            if n < most:
+                row_ids, row_scores, row_tasks = row_ids[:n], row_scores[:n], row_tasks[:n]
             search = Stats(probed, passing, scanned, exact != 0)
-            results.append(Retrieval(ids[row, :n], scores[row, :n], task_scores[row, :n], tasks, search, latency))
+            results.append(Retrieval(row_ids, row_scores, row_tasks, tasks, search, latency))
         return results
 
     def _user(self, user: Mapping[str, Any]) -> tuple[list[int], list[float]]:
@@ -186,7 +188,7 @@ class Codec:
         numbers = []
         for name, where in self._numbers:
             value = user.get(name)
-            if value is None or (isinstance(value, float | np.floating) and value != value):
+            if value is None or (isinstance(value, _FLOATS) and value != value):
                 numbers.append(_NAN)
                 continue
             value = number(where, value)
@@ -226,13 +228,15 @@ def checked(outputs: Mapping[str, NDArray[Any]], batch: int, expected: Shapes) -
     return tensors
 
 
-def padded(rows: Sequence[NDArray[np.int64]], least: int, fill: int) -> NDArray[np.int64]:
-    """[B, n] int64, n the power of two that holds the longest row, not below `least`."""
-    width = max(least, 1 << (max(map(len, rows)) - 1).bit_length())
-    table = np.full((len(rows), width), fill, np.int64)
-    for target, row in zip(table, rows, strict=True):
-        target[: len(row)] = row
-    return table
+def padded(rows: Sequence[bytes], least: int, fill: int) -> NDArray[np.int64]:
+    """Rows of int64 words, then `fill` (-1 or 0), to [B, n] int64.
+
+    n is the power of two that holds the longest row, not below `least`.
+    """
+    width = max(8 * least, 1 << (max(map(len, rows)) - 1).bit_length())  # bytes
+    padding = (_MINUS_ONE if fill == -1 else _ZERO) * (width // 8)
+    table = b"".join([row + padding[len(row) :] for row in rows])
+    return np.frombuffer(table, np.int64).reshape(len(rows), -1)
 
 
 def _limited(name: str, value: int | None, most: int, limit: str, default: int) -> int:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+import struct
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime, timedelta, timezone
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,12 +21,16 @@ INT64_MAX = 2**63 - 1
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 MICROSECOND = timedelta(microseconds=1)
+_INTEGERS = (int, np.integer, np.bool_)
+_NUMBERS = (int, float, np.integer, np.floating, np.bool_)
 _HEADER_NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
 def integer_key(where: str, value: Any) -> int:
     """The key of an integer category: itself; a bool is 1 or 0. Raises `InvalidValue`, also for a float like 3.0."""
-    if isinstance(value, int | np.integer | np.bool_):
+    if type(value) is int and UNKNOWN_KEY < value <= INT64_MAX:
+        return value
+    if isinstance(value, _INTEGERS):
         key = int(value)
         if UNKNOWN_KEY < key <= INT64_MAX:
             return key
@@ -51,13 +57,15 @@ def key_function(values: Values | None) -> Callable[[str, Any], int]:
 
 def number(where: str, value: Any) -> float:
     """A number as float64; a bool is 1 or 0, infinities pass. Raises `InvalidValue` for NaN and what is no number."""
-    if isinstance(value, int | float | np.integer | np.floating | np.bool_):
+    if type(value) is float and value == value:
+        return value + 0.0  # -0.0 becomes 0.0
+    if isinstance(value, _NUMBERS):
         try:
             result = float(value)
         except OverflowError:
             raise invalid_value(where, value, "a number within float64") from None
         if result == result:
-            return result + 0.0  # -0.0 becomes 0.0
+            return result + 0.0
         raise invalid_value(where, value, "a number, not NaN")
     raise invalid_value(where, value, "a number")
 
@@ -127,7 +135,12 @@ def header_fields(headers: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def item_ids(where: str, values: Iterable[Any], newest: int | None = None) -> NDArray[np.int64]:
-    """Item ids as [n] int64. With `newest`, only that many from the end are read and returned.
+    """Item ids as [n] int64, see `id_bytes`."""
+    return np.frombuffer(id_bytes(where, values, newest), np.int64)
+
+
+def id_bytes(where: str, values: Iterable[Any], newest: int | None = None) -> bytes:
+    """Item ids as the bytes of [n] int64. With `newest`, only that many from the end are read and returned.
 
     Raises `InvalidValue` if `values` is not a flat iterable or an id is not an integer in [0, 2**63).
     """
@@ -139,11 +152,11 @@ def item_ids(where: str, values: Iterable[Any], newest: int | None = None) -> ND
             ids = values[first:]
             if len(ids) and (int(ids.min()) < 0 or int(ids.max()) > INT64_MAX):
                 raise _bad_id(where, ids.tolist(), first)
-            return ids.astype(np.int64)
+            return ids.astype(np.int64).tobytes()
         values = values.tolist() or ()
-    if isinstance(values, str | bytes):
+    if isinstance(values, (str, bytes)):
         raise invalid_value(where, values, "a sequence of item ids")
-    if not isinstance(values, list | tuple):
+    if not isinstance(values, (list, tuple)):
         try:
             values = list(values)
         except TypeError:
@@ -153,17 +166,27 @@ def item_ids(where: str, values: Iterable[Any], newest: int | None = None) -> ND
         first = len(values) - newest
         values = values[first:]
     if not values:
-        return _NO_IDS
-    # One pass in C over the types: a bool or float among the integers would convert without a word.
+        return b""
+    # One pass in C over the types: a bool among the integers would convert without a word.
     kinds = set(map(type, values))
-    if kinds != {int} and not all(issubclass(kind, np.integer) or kind is int for kind in kinds):
+    if kinds != _ONLY_INT and not all(kind is int or issubclass(kind, np.integer) for kind in kinds):
         raise _bad_id(where, values, first)
-    if min(values) < 0 or max(values) > INT64_MAX:
+    try:
+        packed = words(len(values)).pack(*values)
+    except struct.error:  # above int64
+        raise _bad_id(where, values, first) from None
+    if not packed[7::8].isascii():  # the highest bytes: above 127 for a negative number
         raise _bad_id(where, values, first)
-    return np.array(values, np.int64)
+    return packed
 
 
-_NO_IDS = np.empty(0, np.int64)
+@lru_cache(maxsize=1024)
+def words(count: int) -> struct.Struct:
+    """Packs so many int64: into the bytes of an array in a third of the time that NumPy takes."""
+    return struct.Struct(f"<{count}q")
+
+
+_ONLY_INT = {int}
 
 
 def _bad_id(where: str, values: Iterable[Any], first: int) -> InvalidValue:
