@@ -167,15 +167,13 @@ def id_bytes(where: str, values: Iterable[Any], newest: int | None = None) -> by
         values = values[first:]
     if not values:
         return b""
-    # One pass in C over the types: a bool among the integers would convert without a word.
-    kinds = set(map(type, values))
-    if kinds != _ONLY_INT and not all(kind is int or issubclass(kind, np.integer) for kind in kinds):
-        raise _bad_id(where, values, first)
     try:
         packed = words(len(values)).pack(*values)
-    except struct.error:  # above int64
+    except struct.error:  # no integer, or none of int64
         raise _bad_id(where, values, first) from None
-    if not packed[7::8].isascii():  # the highest bytes: above 127 for a negative number
+    # Of what is packed as an integer only a bool is none. It equals 0 or 1: most lists need no look at the types.
+    has_bool = not _BOOLS.isdisjoint(values) and bool in map(type, values)
+    if has_bool or not packed[7::8].isascii():  # the highest bytes: above 127 for a negative number
         raise _bad_id(where, values, first)
     return packed
 
@@ -186,7 +184,7 @@ def words(count: int) -> struct.Struct:
     return struct.Struct(f"<{count}q")
 
 
-_ONLY_INT = {int}
+_BOOLS = frozenset((False, True))
 
 
 def _bad_id(where: str, values: Iterable[Any], first: int) -> InvalidValue:

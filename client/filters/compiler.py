@@ -122,7 +122,8 @@ class FilterCompiler:
         """Join operands, the one that holds most sets first: then the others wait for it with the fewest sets held."""
         if not operands:
             return self._constant(opcode == _AND), 1
-        operands.sort(key=_held, reverse=True)
+        if len({sets for _, sets in operands}) > 1:
+            operands.sort(key=_held, reverse=True)
         code, sets = operands[0]
         for more, more_sets in operands[1:]:
             code += more
