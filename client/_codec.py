@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from client._models import Request, Retrieval, Stats
-from client._values import FLOAT32_MAX, id_bytes, key_function, number
+from client._values import FLOAT32_MAX, id_bytes, key_function, number, words
 from client.errors import (
     InvalidValue,
     LimitExceeded,
@@ -33,7 +34,8 @@ _LEAST_WORDS = 16
 _NO_FILTER = bytes(16)
 _MINUS_ONE, _ZERO = b"\xff" * 8, bytes(8)
 _FLOATS = (float, np.floating)
-_NO_PREFERENCE = (0, 0)
+_SEARCH = struct.Struct("<2i")
+_NO_PREFERENCE = _SEARCH.pack(0, 0)
 
 _MEANINGS = {
     Status.USER_FEATURE: "a number feature of the user is infinite",
@@ -49,16 +51,20 @@ _MEANINGS = {
 
 
 class Row(NamedTuple):
-    """One checked request, ready to be stacked with others."""
+    """One checked request, ready to be stacked with others: what travels as its bytes, which join faster than arrays.
 
-    categories: list[int]  # keys, in the order of the schema's categories
-    numbers: list[float]
-    history: bytes  # of int64, as are program and exclude
-    query: NDArray[np.float32] | None
+    `categories`: keys, and `numbers`: float32, in the order of the schema's; `history`, `program`, `exclude`: int64;
+    `query`, `task_weights`: float32; `search`: int32.
+    """
+
+    categories: bytes
+    numbers: bytes
+    history: bytes
+    query: bytes
     program: bytes
     exclude: bytes
-    task_weights: list[float]
-    search: tuple[int, int]
+    task_weights: bytes
+    search: bytes
     k: int
 
 
@@ -74,7 +80,9 @@ class Codec:
         self._categories = [(f.name, key_function(f.values), f"user feature {f.name!r}") for f in categories]
         self._numbers = [(f.name, f"user feature {f.name!r}") for f in schema.user_features if f.kind == "number"]
         self._tasks = {name: position for position, name in enumerate(schema.tasks)}
-        self._default_weights = [_NAN] * len(schema.tasks)
+        self._pack_weights = struct.Struct(f"<{len(schema.tasks)}f").pack
+        self._pack_numbers = struct.Struct(f"<{len(self._numbers)}f").pack
+        self._default_weights = self._pack_weights(*[_NAN] * len(schema.tasks))
         results, tasks = schema.max_results, len(schema.tasks)
         self._outputs: Shapes = (
             ("item_ids", (results,), np.dtype(np.int64)),
@@ -89,7 +97,7 @@ class Codec:
         """Check one request and bring its values into the form that travels. Raises `RequestError`."""
         schema = self.schema
         history = b""
-        query = None
+        query = b""
         if self._tower:
             categories, numbers = self._user(request.user or {})
             if request.query is not None:
@@ -99,12 +107,12 @@ class Codec:
                 if not schema.history_length and len(history):
                     raise InvalidValue("history: this artifact takes none; leave it out")
         else:
-            categories, numbers = [], []
+            categories = numbers = b""
             if request.user or request.history is not None:
                 raise InvalidValue(
                     "user, history: this artifact has no user tower and takes only query; leave them out"
                 )
-            query = _query(request.query, schema.query_dims)
+            query = _query(request.query, schema.query_dims).tobytes()
         condition = request.filter
         weights = request.task_weights
         probes, candidates = request.probes, request.candidates
@@ -118,7 +126,7 @@ class Codec:
             self._default_weights if weights is None else self._weights(weights),
             _NO_PREFERENCE
             if probes is None and candidates is None
-            else (
+            else _SEARCH.pack(
                 _limited("probes", probes, schema.clusters, "the artifact's clusters", 0),
                 _limited("candidates", candidates, schema.max_candidates, "the artifact's max_candidates", 0),
             ),
@@ -130,21 +138,21 @@ class Codec:
         categories, numbers, histories, queries, programs, excludes, weights, searches, _ = zip(*rows, strict=True)
         tensors: Tensors = {}
         if self._categories:
-            keys = np.array(categories, np.int64)
+            keys = np.frombuffer(b"".join(categories), np.int64).reshape(len(rows), -1)
             for position, (name, _, _) in enumerate(self._categories):
                 tensors[name] = keys[:, position : position + 1]
         if self._numbers:
-            values = np.array(numbers, np.float32)
+            values = np.frombuffer(b"".join(numbers), np.float32).reshape(len(rows), -1)
             for position, (name, _) in enumerate(self._numbers):
                 tensors[name] = values[:, position : position + 1]
         if self.schema.query_dims:
-            tensors["query"] = np.array(queries, np.float32)
+            tensors["query"] = np.frombuffer(b"".join(queries), np.float32).reshape(len(rows), -1)
         elif self.schema.history_length:
             tensors["history"] = padded(histories, LEAST_IDS, -1)
         tensors["filter"] = padded(programs, _LEAST_WORDS, 0)
         tensors["exclude"] = padded(excludes, LEAST_IDS, -1)
-        tensors["task_weights"] = np.array(weights, np.float32).reshape(len(rows), -1)
-        tensors["search"] = np.array(searches, np.int32)
+        tensors["task_weights"] = np.frombuffer(b"".join(weights), np.float32).reshape(len(rows), -1)
+        tensors["search"] = np.frombuffer(b"".join(searches), np.int32).reshape(len(rows), 2)
         return tensors
 
     def encode(self, requests: Iterable[Request]) -> Tensors:
@@ -162,8 +170,17 @@ class Codec:
         batch, tasks, most = len(wanted), self.schema.tasks, self.schema.max_results
         ids, scores, task_scores, counts, statuses, stats = checked(outputs, batch, self._outputs)
         results: list[Retrieval | RequestError] = []
-        rows = zip(ids, scores, task_scores, counts.tolist(), statuses.tolist(), stats.tolist(), wanted, strict=True)
-        for row_ids, row_scores, row_tasks, (count,), (status,), (probed, passing, scanned, exact), k in rows:
+        rows = zip(
+            ids,
+            scores,
+            task_scores,
+            counts[:, 0].tolist(),
+            statuses[:, 0].tolist(),
+            *stats.T.tolist(),
+            wanted,
+            strict=True,
+        )
+        for row_ids, row_scores, row_tasks, count, status, probed, passing, scanned, exact, k in rows:
             if status:
                 results.append(row_error(status))
                 continue
@@ -176,10 +193,11 @@ class Codec:
             results.append(Retrieval(row_ids, row_scores, row_tasks, tasks, search, latency))
         return results
 
-    def _user(self, user: Mapping[str, Any]) -> tuple[list[int], list[float]]:
-        if not isinstance(user, Mapping):
+    def _user(self, user: Mapping[str, Any]) -> tuple[bytes, bytes]:
+        if type(user) is not dict and not isinstance(user, Mapping):
             raise invalid_value("user", user, "a mapping of feature names to values")
-        if unknown := user.keys() - self._features:
+        if not user.keys() <= self._features:
+            unknown = user.keys() - self._features
             raise unknown_name("user feature", min(unknown, key=str), sorted(self._features))
         categories = []
         for name, key, where in self._categories:
@@ -195,10 +213,10 @@ class Codec:
             if not -FLOAT32_MAX <= value <= FLOAT32_MAX:
                 raise invalid_value(where, value, "a finite number within float32, or None for unknown")
             numbers.append(value)
-        return categories, numbers
+        return words(len(categories)).pack(*categories), self._pack_numbers(*numbers)
 
-    def _weights(self, weights: Mapping[str, float]) -> list[float]:
-        values = self._default_weights.copy()
+    def _weights(self, weights: Mapping[str, float]) -> bytes:
+        values = [_NAN] * len(self._tasks)
         if not isinstance(weights, Mapping):
             raise invalid_value("task_weights", weights, "a mapping of task names to weights")
         for name, weight in weights.items():
@@ -209,7 +227,7 @@ class Codec:
             if not -FLOAT32_MAX <= value <= FLOAT32_MAX:
                 raise invalid_value(f"task_weights[{name!r}]", weight, "a finite weight within float32")
             values[position] = value
-        return values
+        return self._pack_weights(*values)
 
 
 def checked(outputs: Mapping[str, NDArray[Any]], batch: int, expected: Shapes) -> list[NDArray[Any]]:
@@ -242,7 +260,7 @@ def padded(rows: Sequence[bytes], least: int, fill: int) -> NDArray[np.int64]:
 def _limited(name: str, value: int | None, most: int, limit: str, default: int) -> int:
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+    if type(value) is not int and (isinstance(value, bool) or not isinstance(value, (int, np.integer))):
         raise invalid_value(name, value, "an integer")
     if not 1 <= value <= most:
         raise LimitExceeded(f"{name}: got {value}, expected 1 to {most} ({limit})")

@@ -59,6 +59,8 @@ def number(where: str, value: Any) -> float:
     """A number as float64; a bool is 1 or 0, infinities pass. Raises `InvalidValue` for NaN and what is no number."""
     if type(value) is float and value == value:
         return value + 0.0  # -0.0 becomes 0.0
+    if type(value) is int and -INT64_MAX <= value <= INT64_MAX:
+        return float(value)
     if isinstance(value, _NUMBERS):
         try:
             result = float(value)
@@ -154,9 +156,9 @@ def id_bytes(where: str, values: Iterable[Any], newest: int | None = None) -> by
                 raise _bad_id(where, ids.tolist(), first)
             return ids.astype(np.int64).tobytes()
         values = values.tolist() or ()
-    if isinstance(values, (str, bytes)):
-        raise invalid_value(where, values, "a sequence of item ids")
     if not isinstance(values, (list, tuple)):
+        if isinstance(values, (str, bytes)):
+            raise invalid_value(where, values, "a sequence of item ids")
         try:
             values = list(values)
         except TypeError:

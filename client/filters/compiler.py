@@ -95,7 +95,9 @@ class FilterCompiler:
                 f"filter: nested more than {MAX_DEPTH} deep; flatten it, for instance with is_in instead of many |"
             )
         if isinstance(condition, AnyOf):
-            head, feature, where, value_of, ordered = self._find(condition.feature)
+            head, feature, where, value_of, ordered = self._features.get(condition.feature) or self._find(
+                condition.feature
+            )
             if ordered:
                 values = [value_of(where, value) for value in condition.values]
                 return self._join(_OR, [(_range(head, value, value), 1) for value in values])
@@ -138,7 +140,7 @@ class FilterCompiler:
         return [head | len(values) << 32, *[key(where, value) for value in values]], 1
 
     def _bounds(self, condition: Range) -> list[int]:
-        head, feature, where, value_of, ordered = self._find(condition.feature)
+        head, feature, where, value_of, ordered = self._features.get(condition.feature) or self._find(condition.feature)
         if not ordered:
             require_kind(condition, feature, "number", "date")
         low = -math.inf if condition.low is None else value_of(where, condition.low)
