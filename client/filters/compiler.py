@@ -130,7 +130,8 @@ class FilterCompiler:
         for more, more_sets in operands[1:]:
             code += more
             code.append(opcode)
-            sets = max(sets, more_sets + 1)
+            if more_sets >= sets:
+                sets = more_sets + 1
         return code, sets
 
     @staticmethod
