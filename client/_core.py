@@ -226,7 +226,10 @@ class Core:
                 started = perf_counter()
                 answer, source = yield from self._infer(endpoint, model, inputs, work, deadline, headers)
                 latency = perf_counter() - started
-                current = yield from self._confirmed(source, model, answer.version, deadline, headers)
+                if source is endpoint and answer.version in served.versions:
+                    current: Served | None = served  # also where another call has seen a newer version meanwhile
+                else:
+                    current = yield from self._confirmed(source, model, answer.version, deadline, headers)
                 if current is not None and current.codec is work.codec:
                     results = work.decode(answer, latency)
                     if refreshed or not work.outdated(results):
@@ -246,8 +249,8 @@ class Core:
                 raise SchemaMismatch(
                     f"{model!r} at {source.name} was replaced twice while the request was on its way; call again"
                 )
-            refreshed, endpoint = True, source
-            inputs = work.encode(current.codec)
+            refreshed, endpoint, served = True, source, current
+            inputs = work.encode(served.codec)
         return work.decode(None, 0.0)
 
     def _infer(
@@ -267,8 +270,8 @@ class Core:
                 return None
             return other
 
+        step = Infer(endpoint, model, inputs, self._left(deadline), self._version, headers, second)
         try:
-            step = Infer(endpoint, model, inputs, self._left(deadline), self._version, headers, second)
             answer, source = yield step
         except Exception as error:
             self.balancer.report(endpoint, error)
@@ -287,8 +290,7 @@ class Core:
             read = yield from self._read(endpoint, model, deadline, headers, version=version)
         except ModelUnavailable:
             return None
-        versions = served.versions if served is not None and served.codec is read.codec else frozenset()
-        read.versions = versions | {version}
+        read.versions |= {version}
         return read
 
     def _read(
@@ -299,7 +301,8 @@ class Core:
         try:
             config: ModelConfig = yield step
         except Exception as error:
-            self.balancer.report(endpoint, error)
+            if not version:  # that a version is gone says nothing of the endpoint
+                self.balancer.report(endpoint, error)
             raise
         self.balancer.report(endpoint, None)
         text = config.parameters.get(SCHEMA_PARAMETER)
@@ -319,7 +322,9 @@ class Core:
                 self._codecs.clear()
             self._codecs[text, kind] = codec
         snapshot = config.parameters.get(SNAPSHOT_PARAMETER, "")
-        served = Served(codec, snapshot, max(1, config.max_batch_size), monotonic())
+        before = endpoint.served.get(model)
+        versions: frozenset[str] = before.versions if before is not None and before.codec is codec else frozenset()
+        served = Served(codec, snapshot, max(1, config.max_batch_size), monotonic(), versions)
         endpoint.served[model] = served
         return served
 

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
-from client._messages import DATATYPES, DTYPES, infer_answer
+from client._messages import DATATYPES, DTYPES, closed, infer_answer
 from client.errors import InvalidValue, SchemaMismatch, ServerError, SilverTritonError
 from client.transport import Answer
 
@@ -61,6 +61,7 @@ class Slots:
         self._retired: list[Slot] = []
         self._every: dict[str, Slot] = {}
         self._made = 0
+        self._closed = False
         self._sizes: dict[Any, Sizes] = {}
 
     def take(self, model: str, version: str, inputs: Mapping[str, NDArray[Any]]) -> tuple[Slot, Any, Any]:
@@ -92,7 +93,8 @@ class Slots:
         else:
             answer = Answer(self._outputs(slot, request, response, server), response.model_version)
         with self._lock:
-            self._free.append(slot)
+            if not self._closed:
+                self._free.append(slot)
         return answer
 
     def retire(self, slot: Slot, shapes: Any) -> None:
@@ -119,6 +121,7 @@ class Slots:
             for slot in self._every.values():
                 self._remove(slot)
             self._every, self._free, self._retired = {}, [], []
+            self._closed = True
         return known
 
     def forget_registrations(self) -> None:
@@ -129,6 +132,8 @@ class Slots:
 
     def _slot(self, needed: int) -> Slot:
         with self._lock:
+            if self._closed:
+                raise closed()
             for position, slot in enumerate(self._free):
                 if len(slot.memory) >= needed:
                     return self._free.pop(position)

@@ -9,7 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client import F, Feature, RequestError, RowStatusError, Schema, SchemaMismatch, Status, UnknownName, _core
+from client import (
+    Codec,
+    F,
+    Feature,
+    ModelNotFound,
+    RequestError,
+    RowStatusError,
+    Schema,
+    SchemaMismatch,
+    Status,
+    UnknownName,
+    _core,
+)
 from client import Request as R
 from tests.client.shells import SHELLS
 
@@ -129,6 +141,58 @@ def test_a_version_of_the_same_schema_is_read_once_and_not_asked_again(client: A
         client.retrieve()
     assert transport.config_reads == 3
     assert len(transport.requests) == 4
+
+
+def test_a_late_answer_of_the_version_before(client: Any, transport: Any, schema: Schema, answer: Any) -> None:
+    """A request of the old schema is answered by the old version after another call has seen the new one."""
+    transport.version = "1"
+    client.retrieve()
+    replaced = dataclasses.replace(schema, tasks=("watch", "click"))
+    (endpoint,) = endpoints(client)
+    old = endpoint.served["retrieval"]
+    new = dataclasses.replace(old, codec=Codec(replaced), versions=frozenset({"2"}))
+
+    def answers(batch: int) -> Any:
+        endpoint.served["retrieval"] = new  # as another thread would
+        return answer(schema, batch)
+
+    transport.answers = answers
+    assert client.retrieve()[0].tasks == {"click": 1.0, "watch": 0.5}
+    assert endpoint.served["retrieval"] is new
+    assert transport.config_reads == 2
+
+
+def test_a_version_that_is_gone_before_its_schema_was_read(client: Any, transport: Any, answer: Any) -> None:
+    """What it answered cannot be read: the request is sent again."""
+    client.retrieve()
+    (endpoint,) = endpoints(client)
+    model_config = transport.model_config
+
+    def gone(*arguments: Any, version: str = "", **named: Any) -> Any:
+        if version == "2":
+            transport.version = "3"
+            raise ModelNotFound("version 2 is not found")
+        return model_config(*arguments, version=version, **named)
+
+    transport.model_config, transport.version = gone, "2"
+    assert client.retrieve().count == 20
+    assert len(transport.requests) == 3
+    assert endpoint.served["retrieval"].versions == {"3"}
+    assert endpoint.failures == 0
+
+
+def test_a_reading_of_the_same_schema_keeps_the_versions(client: Any, transport: Any) -> None:
+    transport.version = "1"
+    client.retrieve()
+    transport.fail = SchemaMismatch("other inputs")
+    with pytest.raises(SchemaMismatch):
+        client.retrieve()
+    client.retrieve()
+    assert transport.config_reads == 3
+
+
+def endpoints(client: Any) -> Any:
+    return client.__dict__.get("_client", client)._core.balancer.endpoints
 
 
 def test_replaced_at_every_step(client: Any, transport: Any, schema: Schema, answer: Any) -> None:

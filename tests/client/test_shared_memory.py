@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
 
-from client import InvalidValue, SchemaMismatch, ServerError
+from client import ClientClosed, InvalidValue, SchemaMismatch, ServerError
 from client import _shared_memory as module
 from client._shared_memory import ALIGNMENT, FOLDER, SLOT_BYTES, Slots
 from tests.client.shells import SHELLS
@@ -111,6 +111,8 @@ def test_closing_removes_every_file(slots: Slots) -> None:
     slots.retire(*slots.take("n", "", INPUTS)[::2])
     assert slots.close() == [slot.name]
     assert not list(FOLDER.glob(f"{slot.name.rpartition('-')[0]}-*"))
+    with pytest.raises(ClientClosed):  # a call that races with it
+        slots.take("m", "", INPUTS)
 
 
 @pytest.mark.parametrize("shell", SHELLS.values())
