@@ -11,9 +11,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from builder.cli.main import cli
 from builder.serving.server import StockServer
-from client import AsyncRetrievalClient, DeadlineExceeded, F, Request, Retrieval, RetrievalClient, Retry, ServerError
+from client import (
+    AsyncRetrievalClient,
+    DeadlineExceeded,
+    F,
+    Request,
+    Retrieval,
+    RetrievalClient,
+    Retry,
+    ServerError,
+    UnknownName,
+)
 from tests.end_to_end.conftest import Shop
 
 pytestmark = pytest.mark.server
@@ -102,6 +114,31 @@ def test_a_restarted_server_is_found_again(
         restartable.stop()
         with StockServer(repository, grpc_port=port):
             assert_same(client.retrieve(query=shop.queries[0]), expected)
+
+
+@pytest.mark.slow
+def test_a_filter_feature_that_a_replaced_artifact_adds(shop: Shop, repository: Path, tmp_path: Path) -> None:
+    """The client was connected to an artifact that did not filter by year; it needs not be made anew."""
+    for name in ("vectors.npy", "queries.npy", "items.parquet"):
+        (tmp_path / name).symlink_to(shop.folder / name)
+    config = (shop.folder / "retrieval.yaml").read_text()
+    (tmp_path / "retrieval.yaml").write_text(
+        config.replace("name: year, kind: number, filter: true", "name: year, kind: number")
+    )
+    before = tmp_path / "model_repository"
+    arguments = ["export", str(tmp_path / "retrieval.yaml"), "--repository", str(before)]
+    result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    with StockServer(before) as server:
+        port = server.grpc_port
+        client = RetrievalClient(server.url, timeout=60, retry=Retry(attempts=1000, most=0.2))
+        client.retrieve(query=shop.queries[0], filter=F.genres.any_of("Drama"))
+        with pytest.raises(UnknownName, match="'year' cannot be filtered by"):
+            client.retrieve(query=shop.queries[0], filter=F.year >= 1980)
+    with client, StockServer(repository, grpc_port=port) as server, RetrievalClient(server.url, timeout=60) as other:
+        for condition in (F.year >= 1980, F.genres.any_of("Drama")):
+            expected = other.retrieve(query=shop.queries[0], filter=condition)
+            assert_same(client.retrieve(query=shop.queries[0], filter=condition), expected)
 
 
 def test_shared_memory_that_the_server_cannot_open(
