@@ -5,6 +5,8 @@ from client import F, RetrievalClient
 with RetrievalClient("localhost:8001", model="retrieval", timeout=1.0) as client:
     for hit in client.retrieve(user={"user_id": 42}, filter=F.genres.any_of("Drama") & (F.year >= 1990), k=10):
         print(hit.item_id, hit.score)
+
+`AsyncRetrievalClient` is the same for asyncio, `client.testing.FakeServer` a server for tests.
 """
 
 from client._async_client import AsyncRetrievalClient
