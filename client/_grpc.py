@@ -59,6 +59,7 @@ class GrpcTransport:
         self._address = address
         self._closed = False
         self._slots = Slots() if shared_memory else None
+        self._key = NO_HEADERS  # the headers that registered a slot, for closing: the protocol may be restricted
         options, credentials = _channel_settings(tls)
         if credentials is None:
             self._channel = grpc.insecure_channel(address, options, _COMPRESSION[compression])
@@ -110,7 +111,7 @@ class GrpcTransport:
     def close(self) -> None:
         """Close the channel; calls in progress end with `ClientClosed`."""
         if self._slots is not None:
-            self._forget(self._slots.close(), NO_HEADERS)
+            self._forget(self._slots.close(), self._key)
         self._closed = True
         self._channel.close()
 
@@ -145,7 +146,7 @@ class GrpcTransport:
             self._called(_REGISTER, slot.register_request(), model, max(1e-3, timeout), headers)
         except (AccessDenied, ServerError, SchemaMismatch) as error:
             raise not_registered(error) from error
-        slot.registered = True
+        slot.registered, self._key = True, headers
 
     def _forget(self, slots: list[str], headers: Headers) -> None:
         for name in slots:
@@ -201,6 +202,7 @@ class AsyncGrpcTransport:
         self._address = address
         self._closed = False
         self._slots = Slots() if shared_memory else None
+        self._key = NO_HEADERS  # the headers that registered a slot, for closing: the protocol may be restricted
         self._settings = _channel_settings(tls)
         self._compression = _COMPRESSION[compression]
         self._channel: Any = None
@@ -233,7 +235,7 @@ class AsyncGrpcTransport:
         if self._slots is not None:
             known = self._slots.close()
             if self._channel is not None:
-                await self._forget(known, NO_HEADERS)
+                await self._forget(known, self._key)
         self._closed = True
         if self._channel is not None:
             await self._channel.close()
@@ -269,7 +271,7 @@ class AsyncGrpcTransport:
             await self._called(_REGISTER, slot.register_request(), model, max(1e-3, timeout), headers)
         except (AccessDenied, ServerError, SchemaMismatch) as error:
             raise not_registered(error) from error
-        slot.registered = True
+        slot.registered, self._key = True, headers
 
     async def _forget(self, slots: list[str], headers: Headers) -> None:
         for name in slots:

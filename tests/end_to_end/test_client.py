@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tritonclient.grpc as triton
 from click.testing import CliRunner
 
 from builder.cli.main import cli
 from builder.serving.server import StockServer
 from client import (
+    AccessDenied,
     AsyncRetrievalClient,
     DeadlineExceeded,
     F,
@@ -158,3 +161,26 @@ def test_shared_memory_that_the_server_cannot_open(
     ):
         shared.retrieve(query=shop.queries[0])
     assert own_slots() == []
+
+
+@pytest.mark.slow
+def test_keys_of_restricted_protocols(repository: Path, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = subprocess.Popen
+    restricted = "--grpc-restricted-protocol=inference,model-config,shared-memory:admin-key=secret"
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **options: start([*command, restricted], **options))
+    server = StockServer(repository)
+    server.start()
+    monkeypatch.undo()
+    header = "triton-grpc-protocol-admin-key"
+    try:
+        for shared_memory in (False, True):
+            with RetrievalClient(server.url, timeout=20, shared_memory=shared_memory) as client:
+                for headers in ({}, {header: "wrong"}):
+                    with pytest.raises(AccessDenied, match="give its key with headers="):
+                        client.retrieve(query=shop.queries[0], headers=headers)
+                assert client.retrieve(query=shop.queries[0], k=3, headers={header: "secret"}).count == 3
+        with triton.InferenceServerClient(server.url) as raw:  # closing a client tells the server to forget its slots
+            status = raw.get_system_shared_memory_status(headers={header: "secret"})
+        assert not status.regions
+    finally:
+        server.stop()
