@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import os
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -117,6 +119,50 @@ def test_a_restarted_server_is_found_again(
         restartable.stop()
         with StockServer(repository, grpc_port=port):
             assert_same(client.retrieve(query=shop.queries[0]), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shared_memory", [False, True])
+def test_a_server_killed_under_load(
+    restartable: StockServer, repository: Path, shop: Shop, shared_memory: bool
+) -> None:
+    """No call fails and no answer is wrong."""
+    port, wrong, answered = restartable.grpc_port, list[object](), [0] * 4
+    retry = Retry(attempts=1000, most=0.2)
+    with RetrievalClient(restartable.url, timeout=90, retry=retry, shared_memory=shared_memory) as client:
+        expected = [client.retrieve(query=query).item_ids.tolist() for query in shop.queries[:20]]
+        ended = threading.Event()
+
+        def load(worker: int) -> None:
+            try:
+                while not ended.is_set():
+                    number = answered[worker] % 20
+                    found = client.retrieve(query=shop.queries[number]).item_ids.tolist()
+                    if found != expected[number]:
+                        wrong.append((number, found))
+                    answered[worker] += 1
+            except Exception as error:
+                wrong.append(error)
+
+        threads = [threading.Thread(target=load, args=(worker,)) for worker in range(4)]
+        for thread in threads:
+            thread.start()
+        try:
+            while min(answered) < 20 and not wrong:
+                time.sleep(0.01)
+            assert restartable._process is not None
+            restartable._process.kill()
+            restartable.stop()
+            before = list(answered)
+            with StockServer(repository, grpc_port=port):
+                while any(now < then + 20 for now, then in zip(answered, before, strict=True)) and not wrong:
+                    time.sleep(0.01)
+                ended.set()
+                for thread in threads:
+                    thread.join()
+        finally:
+            ended.set()
+    assert wrong == []
 
 
 @pytest.mark.slow
