@@ -5,18 +5,24 @@ from client import F, RetrievalClient
 with RetrievalClient("localhost:8001", model="retrieval", timeout=1.0) as client:
     for hit in client.retrieve(user={"user_id": 42}, filter=F.genres.any_of("Drama") & (F.year >= 1990), k=10):
         print(hit.item_id, hit.score)
+
+`AsyncRetrievalClient` is the same for asyncio, `client.testing.FakeServer` a server for tests.
 """
 
+from client._async_client import AsyncRetrievalClient
 from client._client import RetrievalClient
 from client._codec import Codec
 from client._models import Hit, Ranking, Request, Retrieval, Stats
 from client.errors import (
+    AccessDenied,
     ClientClosed,
     ConnectionFailed,
     DeadlineExceeded,
     InvalidValue,
     LimitExceeded,
+    ModelNotFound,
     ModelUnavailable,
+    QueueFull,
     RequestError,
     RowStatusError,
     SchemaError,
@@ -24,6 +30,7 @@ from client.errors import (
     ServerError,
     SilverTritonError,
     UnknownName,
+    WrongServer,
 )
 from client.filters import (
     AllOf,
@@ -39,13 +46,19 @@ from client.filters import (
     everything,
     matches,
 )
+from client.options import TLS, Retry
 from client.schema import Feature, Schema, Status
-from client.transport import ModelConfig, Transport
+from client.transport import Answer, AsyncTransport, ModelConfig, Transport
 
 __all__ = [
+    "TLS",
+    "AccessDenied",
     "AllOf",
     "And",
+    "Answer",
     "AnyOf",
+    "AsyncRetrievalClient",
+    "AsyncTransport",
     "ClientClosed",
     "Codec",
     "Condition",
@@ -57,15 +70,18 @@ __all__ = [
     "InvalidValue",
     "LimitExceeded",
     "ModelConfig",
+    "ModelNotFound",
     "ModelUnavailable",
     "Not",
     "Or",
+    "QueueFull",
     "Range",
     "Ranking",
     "Request",
     "RequestError",
     "Retrieval",
     "RetrievalClient",
+    "Retry",
     "RowStatusError",
     "Schema",
     "SchemaError",
@@ -77,6 +93,7 @@ __all__ = [
     "Transport",
     "Unknown",
     "UnknownName",
+    "WrongServer",
     "compile_filter",
     "everything",
     "matches",

@@ -1,74 +1,94 @@
-"""The synchronous client: the codec, a transport and deadlines."""
+"""The synchronous client: carries the steps of `client._core` out."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
-from time import monotonic, perf_counter
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from numpy.typing import ArrayLike
 
-from client._codec import Codec, Row
+from client._core import Core, Infer, Pause, Step, Steps
+from client._endpoints import addresses_of, check_compression, check_hedge, check_shared_memory, connected, given
 from client._models import Ranking, Request, Retrieval
-from client._ranking import RankingCodec, ranked_at_most
-from client.errors import (
-    ClientClosed,
-    DeadlineExceeded,
-    RequestError,
-    RowStatusError,
-    SchemaError,
-    SchemaMismatch,
-    invalid_value,
-)
+from client.errors import RequestError
 from client.filters.conditions import Condition
-from client.schema import RANKING_SUFFIX, Schema, Status
-from client.transport import ModelConfig, Transport
+from client.options import TLS, Compression, Retry
+from client.schema import Schema
+from client.transport import Transport
 
-SCHEMA_PARAMETER = "schema"
-SNAPSHOT_PARAMETER = "snapshot"  # the same for the retrieval model and the ranking model of one export
+R = TypeVar("R")
 
 
 class RetrievalClient:
-    """Retrieves from one SilverTriton artifact on a Triton Inference Server.
+    """Retrieves from one SilverTriton artifact on one Triton Inference Server or several.
 
         with RetrievalClient("localhost:8001", model="retrieval", timeout=1.0) as client:
             result = client.retrieve(user={"user_id": 42}, filter=F.genres.any_of("Drama"), k=10)
 
-    `address`: host:port of the server's gRPC endpoint. `timeout`: seconds that a call may take in all, unless the call
-    says otherwise. `transport`: takes the place of gRPC; it stays the caller's to close.
+    `address`: host:port of the server's gRPC endpoint. Of several, each request goes to the less busy of two drawn at
+        random; one that fails is left alone for 0.1 to 10 seconds, longer with each failure in a row.
+    `version`: of the model; None: the one that the server chooses.
+    `timeout`: seconds that a call may take in all, every try included, unless the call says otherwise.
+    `retry`: when a call is tried again; None: never.
+    `hedge`: seconds without an answer after which a request is also sent to another endpoint, or on a second connection
+        to the only one; the first answer wins and the other request is cancelled. None: never. The 95th percentile of
+        the latency is a usual choice: it adds at most a twentieth to the load.
+    `headers`: sent with every call, such as the key of a restricted protocol or a trace's context. Names are
+        case-insensitive.
+    `compression`: of requests, "gzip" or "deflate"; the server chooses for its answers.
+    `tls`: how to encrypt; None: not at all.
+    `shared_memory`: tensors travel through system shared memory, for a server on this host.
+    `transport`: takes the place of gRPC, one or one an address; it stays the caller's to close.
 
-    Nothing is sent before the first call, which also reads the artifact's schema. The schema is kept until an answer
-    shows that the artifact has been replaced; the call after that one reads it again. Threads may share a client,
-    forked processes may not.
+    Nothing is sent before the first call, which also reads the artifact's schema. A client follows a replaced artifact
+    by itself. Threads may share a client, forked processes may not.
     """
 
     def __init__(
-        self, address: str, *, model: str = "retrieval", timeout: float = 1.0, transport: Transport | None = None
+        self,
+        address: str | Sequence[str],
+        *,
+        model: str = "retrieval",
+        version: int | None = None,
+        timeout: float = 1.0,
+        retry: Retry | None = Retry(),  # noqa: B008 - immutable
+        hedge: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        compression: Compression | None = None,
+        tls: TLS | None = None,
+        shared_memory: bool = False,
+        transport: Transport | Sequence[Transport] | None = None,
     ) -> None:
-        if "://" in address and address.split("://")[0] in ("http", "https", "grpc", "grpcs"):
-            raise invalid_value("address", address, "host:port of the gRPC endpoint, such as localhost:8001")
-        self._address = address
-        self._model = model
-        self._timeout = _seconds(timeout)
-        self._close_transport = None
-        if transport is None:
+        addresses = addresses_of(address)
+        check_hedge(hedge, transport, needs_grpc=True)
+        check_compression(compression)
+        check_shared_memory(shared_memory, hedge, transport)
+        self._repr = f"RetrievalClient({', '.join(map(repr, addresses))}, model={model!r}, timeout={timeout})"
+        self._own: list[Any] = []
+
+        def connect(name: str) -> Any:
             from client._grpc import GrpcTransport  # grpc takes long to import, and the builder needs only the schema
 
-            transport = own = GrpcTransport(address)
-            self._close_transport = own.close
-        self._transport = transport
-        self._codec: Codec | None = None
-        self._snapshot = ""  # of the model whose schema is in use
-        self._ranking: tuple[RankingCodec, str] | None = None  # and its snapshot
-        self._max_batch = 1
-        self._closed = False
+            self._own.append(GrpcTransport(name, tls=tls, compression=compression, shared_memory=shared_memory))
+            return self._own[-1]
+
+        self._hedge = hedge
+        self._core = Core(
+            self._repr,
+            connected(addresses, connect, hedge) if transport is None else given(addresses, transport),
+            model=model,
+            version=version,
+            timeout=timeout,
+            retry=retry,
+            headers=headers,
+        )
 
     @property
     def schema(self) -> Schema:
         """What the artifact expects and returns; read from the server on first use."""
-        return self._connected(monotonic() + self._timeout).schema
+        return self._run(self._core.schema())
 
     def retrieve(
         self,
@@ -83,8 +103,9 @@ class RetrievalClient:
         probes: int | None = None,
         candidates: int | None = None,
         timeout: float | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Retrieval:
-        """Retrieve for one user; the arguments are those of `Request`, and `timeout` in seconds.
+        """Retrieve for one user; the arguments are those of `Request`, `timeout` in seconds, `headers` of this call.
 
         Raises `RequestError` when the request is wrong and any other `SilverTritonError` when the call fails.
         """
@@ -99,15 +120,10 @@ class RetrievalClient:
             probes=probes,
             candidates=candidates,
         )
-        deadline = self._deadline(timeout)
-        codec = self._connected(deadline)
-        result = self._call(codec, [codec.check(request)], deadline)[0]
-        if isinstance(result, RequestError):
-            raise result
-        return result
+        return self._run(self._core.retrieve(request, timeout, headers))
 
     def retrieve_many(
-        self, requests: Iterable[Request], *, timeout: float | None = None
+        self, requests: Iterable[Request], *, timeout: float | None = None, headers: Mapping[str, str] | None = None
     ) -> list[Retrieval | RequestError]:
         """Retrieve for many users in as few calls as the model's `max_batch_size` allows; `timeout` covers them all.
 
@@ -122,15 +138,7 @@ class RetrievalClient:
 
         Raises any other `SilverTritonError` when a call fails as a whole.
         """
-        deadline = self._deadline(timeout)
-        codec = self._connected(deadline)
-        checked = [_checked(codec, request) for request in requests]
-        rows = [row for row in checked if not isinstance(row, RequestError)]
-        answers: list[Retrieval | RequestError] = []
-        for first in range(0, len(rows), self._max_batch):
-            answers += self._call(codec, rows[first : first + self._max_batch], deadline)
-        answered = iter(answers)
-        return [row if isinstance(row, RequestError) else next(answered) for row in checked]
+        return self._run(self._core.retrieve_many(requests, timeout, headers))
 
     def rank(
         self,
@@ -142,33 +150,24 @@ class RetrievalClient:
         task_weights: Mapping[str, float] | None = None,
         k: int | None = None,
         timeout: float | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Ranking:
         """Score given items for one user, as `retrieve` would score them, and return the best `k` (None: all).
 
-        `items`: item ids, any number of them. The other arguments are those of `Request`, and `timeout` in seconds.
-        The model asked is the ranking model of the same export, MODEL_rank.
+        `items`: item ids, any number of them. The other arguments are those of `retrieve`. The model asked is the
+        ranking model of the same export, MODEL_rank.
 
         Raises `RequestError` when the request is wrong, `SchemaMismatch` when both models are served but of different
         exports, and any other `SilverTritonError` when the call fails.
         """
-        deadline = self._deadline(timeout)
-        codec = self._connected_to_ranking(deadline)
-        inputs, ids = codec.encode(Request(user=user, history=history, query=query, task_weights=task_weights), items)
-        most = ranked_at_most(k, len(ids))
-        try:
-            started = perf_counter()
-            outputs = self._transport.infer(self._model + RANKING_SUFFIX, inputs, self._left(deadline))
-            return codec.decode(outputs, ids, most, perf_counter() - started)
-        except SchemaMismatch:
-            self._ranking = None
-            raise
+        request = Request(user=user, history=history, query=query, task_weights=task_weights)
+        return self._run(self._core.rank(request, items, k, timeout, headers))
 
     def close(self) -> None:
-        """Close the connection. Later calls raise `ClientClosed`; closing again does nothing."""
-        if not self._closed:
-            self._closed = True
-            if self._close_transport is not None:
-                self._close_transport()
+        """Close the connections. Later calls raise `ClientClosed`; closing again does nothing."""
+        self._core.closed = True
+        while self._own:
+            self._own.pop().close()
 
     def __enter__(self) -> RetrievalClient:
         return self
@@ -179,92 +178,35 @@ class RetrievalClient:
         self.close()
 
     def __repr__(self) -> str:
-        return f"RetrievalClient({self._address!r}, model={self._model!r}, timeout={self._timeout:g})"
+        return self._repr
 
-    def _call(self, codec: Codec, rows: list[Row], deadline: float) -> list[Retrieval | RequestError]:
-        """Send one batch and decode its answer; forget the schema when either shows that the artifact is another."""
-        inputs = codec.stack(rows)
+    def _run(self, steps: Steps[R]) -> R:
         try:
-            started = perf_counter()
-            outputs = self._transport.infer(self._model, inputs, self._left(deadline))
-            results = codec.decode(outputs, [row.k for row in rows], perf_counter() - started)
-        except SchemaMismatch:
-            self._codec = None
-            raise
-        for result in results:
-            if isinstance(result, RowStatusError) and result.status == Status.FILTER_FINGERPRINT:
-                self._codec = None
-        return results
+            step = next(steps)
+            while True:
+                try:
+                    done = self._carry_out(step)
+                except BaseException as error:  # noqa: PERF203 - KeyboardInterrupt too: what is on its way is accounted for
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(done)
+        except StopIteration as end:
+            result: R = end.value
+            return result
 
-    def _connected(self, deadline: float) -> Codec:
-        """The codec of the artifact's schema. Two threads may both read it: the work is wasted, the result the same."""
-        self._require_open()
-        codec = self._codec
-        if codec is None:
-            config = self._transport.model_config(self._model, self._left(deadline))
-            codec = Codec(self._read_schema(self._model, config))
-            self._max_batch = max(1, config.max_batch_size)
-            self._snapshot = config.parameters.get(SNAPSHOT_PARAMETER, "")
-            if self._ranking is not None and self._ranking[1] != self._snapshot:
-                self._ranking = None  # compared anew before its next use
-            self._codec = codec
-        return codec
+    def _carry_out(self, step: Step) -> Any:
+        if isinstance(step, Infer):
+            if self._hedge is not None:
+                from client._hedging import race
 
-    def _connected_to_ranking(self, deadline: float) -> RankingCodec:
-        """The codec of the ranking model. Where the retrieval model is used too, both must be of one snapshot."""
-        self._require_open()
-        ranking = self._ranking
-        if ranking is None:
-            model = self._model + RANKING_SUFFIX
-            config = self._transport.model_config(model, self._left(deadline))
-            schema, snapshot = self._read_schema(model, config), config.parameters.get(SNAPSHOT_PARAMETER, "")
-            if self._codec is not None and self._snapshot != snapshot:
-                self._codec = None  # it may have been replaced since it was read
-                self._connected(deadline)
-                if self._snapshot != snapshot:
-                    raise SchemaMismatch(
-                        f"{model!r} at {self._address} is of another export than {self._model!r} "
-                        f"(snapshots {snapshot[:12]!r} and {self._snapshot[:12]!r}); serve both of one"
-                    )
-            ranking = self._ranking = (RankingCodec(schema), snapshot)
-        return ranking[0]
-
-    def _require_open(self) -> None:
-        if self._closed:
-            raise ClientClosed(f"{self!r} was closed; make a new client")
-
-    def _read_schema(self, model: str, config: ModelConfig) -> Schema:
-        text = config.parameters.get(SCHEMA_PARAMETER)
-        if not text:
-            raise SchemaMismatch(
-                f"model {model!r} at {self._address} has no parameter {SCHEMA_PARAMETER!r} in its configuration: "
-                "it is no SilverTriton artifact; check model="
+                return race(step, self._hedge, self._core.balancer)
+            answer = step.endpoint.transport.infer(
+                step.model, step.inputs, step.timeout, version=step.version, headers=step.headers
             )
-        try:
-            return Schema.from_json(text)
-        except SchemaError as error:
-            raise SchemaError(f"model {model!r} at {self._address}: {error}") from error
-
-    def _deadline(self, timeout: float | None) -> float:
-        return monotonic() + (self._timeout if timeout is None else _seconds(timeout))
-
-    def _left(self, deadline: float) -> float:
-        left = deadline - monotonic()
-        if left <= 0:
-            raise DeadlineExceeded(
-                f"{self!r}: the time was over before the whole call was sent; allow more with timeout="
-            )
-        return left
-
-
-def _checked(codec: Codec, request: Request) -> Row | RequestError:
-    try:
-        return codec.check(request)
-    except RequestError as error:
-        return error
-
-
-def _seconds(timeout: float) -> float:
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
-        raise invalid_value("timeout", timeout, "seconds, above 0 and finite")
-    return float(timeout)
+            return answer, step.endpoint
+        if isinstance(step, Pause):
+            time.sleep(step.seconds)
+            return None
+        return step.endpoint.transport.model_config(
+            step.model, step.timeout, version=step.version, headers=step.headers
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from client._models import Request, Retrieval, Stats
-from client._values import FLOAT32_MAX, item_ids, key_function, number
+from client._values import FLOAT32_MAX, id_bytes, key_function, number, words
 from client.errors import (
     InvalidValue,
     LimitExceeded,
@@ -30,9 +31,11 @@ Shapes = tuple[tuple[str, tuple[int, ...], np.dtype[Any]], ...]
 _NAN = float("nan")
 LEAST_IDS = 8  # padded lengths start here: lone shapes are not batched together
 _LEAST_WORDS = 16
-_NO_IDS = np.empty(0, np.int64)
-_NO_FILTER = np.zeros(2, np.int64)
-_NO_PREFERENCE = (0, 0)
+_NO_FILTER = bytes(16)
+_MINUS_ONE, _ZERO = b"\xff" * 8, bytes(8)
+_FLOATS = (float, np.floating)
+_SEARCH = struct.Struct("<2i")
+_NO_PREFERENCE = _SEARCH.pack(0, 0)
 
 _MEANINGS = {
     Status.USER_FEATURE: "a number feature of the user is infinite",
@@ -48,16 +51,20 @@ _MEANINGS = {
 
 
 class Row(NamedTuple):
-    """One checked request, ready to be stacked with others."""
+    """One checked request, ready to be stacked with others: what travels as its bytes, which join faster than arrays.
 
-    categories: list[int]  # keys, in the order of the schema's categories
-    numbers: list[float]
-    history: NDArray[np.int64]
-    query: NDArray[np.float32] | None
-    program: NDArray[np.int64]
-    exclude: NDArray[np.int64]
-    task_weights: list[float]
-    search: tuple[int, int]
+    `categories`: keys, and `numbers`: float32, in the order of the schema's; `history`, `program`, `exclude`: int64;
+    `query`, `task_weights`: float32; `search`: int32.
+    """
+
+    categories: bytes
+    numbers: bytes
+    history: bytes
+    query: bytes
+    program: bytes
+    exclude: bytes
+    task_weights: bytes
+    search: bytes
     k: int
 
 
@@ -73,7 +80,9 @@ class Codec:
         self._categories = [(f.name, key_function(f.values), f"user feature {f.name!r}") for f in categories]
         self._numbers = [(f.name, f"user feature {f.name!r}") for f in schema.user_features if f.kind == "number"]
         self._tasks = {name: position for position, name in enumerate(schema.tasks)}
-        self._default_weights = [_NAN] * len(schema.tasks)
+        self._pack_weights = struct.Struct(f"<{len(schema.tasks)}f").pack
+        self._pack_numbers = struct.Struct(f"<{len(self._numbers)}f").pack
+        self._default_weights = self._pack_weights(*[_NAN] * len(schema.tasks))
         results, tasks = schema.max_results, len(schema.tasks)
         self._outputs: Shapes = (
             ("item_ids", (results,), np.dtype(np.int64)),
@@ -87,23 +96,23 @@ class Codec:
     def check(self, request: Request) -> Row:
         """Check one request and bring its values into the form that travels. Raises `RequestError`."""
         schema = self.schema
-        history = _NO_IDS
-        query = None
+        history = b""
+        query = b""
         if self._tower:
             categories, numbers = self._user(request.user or {})
             if request.query is not None:
                 raise InvalidValue("query: this artifact computes it from user and history; leave it out")
             if request.history is not None:
-                history = item_ids("history", request.history, newest=schema.history_length or None)
+                history = id_bytes("history", request.history, newest=schema.history_length or None)
                 if not schema.history_length and len(history):
                     raise InvalidValue("history: this artifact takes none; leave it out")
         else:
-            categories, numbers = [], []
+            categories = numbers = b""
             if request.user or request.history is not None:
                 raise InvalidValue(
                     "user, history: this artifact has no user tower and takes only query; leave them out"
                 )
-            query = _query(request.query, schema.query_dims)
+            query = _query(request.query, schema.query_dims).tobytes()
         condition = request.filter
         weights = request.task_weights
         probes, candidates = request.probes, request.candidates
@@ -112,12 +121,12 @@ class Codec:
             numbers,
             history,
             query,
-            _NO_FILTER if condition is None else self._filters.compile(condition),
-            _NO_IDS if request.exclude is None else item_ids("exclude", request.exclude),
+            _NO_FILTER if condition is None else self._filters.compile_bytes(condition),
+            b"" if request.exclude is None else id_bytes("exclude", request.exclude),
             self._default_weights if weights is None else self._weights(weights),
             _NO_PREFERENCE
             if probes is None and candidates is None
-            else (
+            else _SEARCH.pack(
                 _limited("probes", probes, schema.clusters, "the artifact's clusters", 0),
                 _limited("candidates", candidates, schema.max_candidates, "the artifact's max_candidates", 0),
             ),
@@ -126,24 +135,24 @@ class Codec:
 
     def stack(self, rows: Sequence[Row]) -> Tensors:
         """Rows to the tensors of a batch, [B, ...], padded alike; at least one row."""
-        batch = len(rows)
+        categories, numbers, histories, queries, programs, excludes, weights, searches, _ = zip(*rows, strict=True)
         tensors: Tensors = {}
         if self._categories:
-            keys = np.array([row.categories for row in rows], np.int64)
+            keys = np.frombuffer(b"".join(categories), np.int64).reshape(len(rows), -1)
             for position, (name, _, _) in enumerate(self._categories):
                 tensors[name] = keys[:, position : position + 1]
         if self._numbers:
-            values = np.array([row.numbers for row in rows], np.float32)
+            values = np.frombuffer(b"".join(numbers), np.float32).reshape(len(rows), -1)
             for position, (name, _) in enumerate(self._numbers):
                 tensors[name] = values[:, position : position + 1]
         if self.schema.query_dims:
-            tensors["query"] = np.array([row.query for row in rows], np.float32)
+            tensors["query"] = np.frombuffer(b"".join(queries), np.float32).reshape(len(rows), -1)
         elif self.schema.history_length:
-            tensors["history"] = padded([row.history for row in rows], LEAST_IDS, -1)
-        tensors["filter"] = padded([row.program for row in rows], _LEAST_WORDS, 0)
-        tensors["exclude"] = padded([row.exclude for row in rows], LEAST_IDS, -1)
-        tensors["task_weights"] = np.array([row.task_weights for row in rows], np.float32).reshape(batch, -1)
-        tensors["search"] = np.array([row.search for row in rows], np.int32)
+            tensors["history"] = padded(histories, LEAST_IDS, -1)
+        tensors["filter"] = padded(programs, _LEAST_WORDS, 0)
+        tensors["exclude"] = padded(excludes, LEAST_IDS, -1)
+        tensors["task_weights"] = np.frombuffer(b"".join(weights), np.float32).reshape(len(rows), -1)
+        tensors["search"] = np.frombuffer(b"".join(searches), np.int32).reshape(len(rows), 2)
         return tensors
 
     def encode(self, requests: Iterable[Request]) -> Tensors:
@@ -158,26 +167,37 @@ class Codec:
         A row with a status gives a `RowStatusError` (not raised). Raises `SchemaMismatch` for outputs that do not
         follow the contract.
         """
-        batch, tasks = len(wanted), self.schema.tasks
+        batch, tasks, most = len(wanted), self.schema.tasks, self.schema.max_results
         ids, scores, task_scores, counts, statuses, stats = checked(outputs, batch, self._outputs)
         results: list[Retrieval | RequestError] = []
-        for row, ((count,), (status,), (probed, passing, scanned, exact)) in enumerate(
-            zip(counts.tolist(), statuses.tolist(), stats.tolist(), strict=True)
-        ):
+        rows = zip(
+            ids,
+            scores,
+            task_scores,
+            counts[:, 0].tolist(),
+            statuses[:, 0].tolist(),
+            *stats.T.tolist(),
+            wanted,
+            strict=True,
+        )
+        for row_ids, row_scores, row_tasks, count, status, probed, passing, scanned, exact, k in rows:
             if status:
                 results.append(row_error(status))
                 continue
-            if not 0 <= count <= self.schema.max_results:
-                raise SchemaMismatch(f"output 'count': got {count}, expected 0 to {self.schema.max_results}")
-            n = min(count, wanted[row])
+            if not 0 <= count <= most:
+                raise SchemaMismatch(f"output 'count': got {count}, expected 0 to {most}")
+            n = count if count < k else k
+            if n < most:
+                row_ids, row_scores, row_tasks = row_ids[:n], row_scores[:n], row_tasks[:n]
             search = Stats(probed, passing, scanned, exact != 0)
-            results.append(Retrieval(ids[row, :n], scores[row, :n], task_scores[row, :n], tasks, search, latency))
+            results.append(Retrieval(row_ids, row_scores, row_tasks, tasks, search, latency))
         return results
 
-    def _user(self, user: Mapping[str, Any]) -> tuple[list[int], list[float]]:
-        if not isinstance(user, Mapping):
+    def _user(self, user: Mapping[str, Any]) -> tuple[bytes, bytes]:
+        if type(user) is not dict and not isinstance(user, Mapping):
             raise invalid_value("user", user, "a mapping of feature names to values")
-        if unknown := user.keys() - self._features:
+        if not user.keys() <= self._features:
+            unknown = user.keys() - self._features
             raise unknown_name("user feature", min(unknown, key=str), sorted(self._features))
         categories = []
         for name, key, where in self._categories:
@@ -186,17 +206,17 @@ class Codec:
         numbers = []
         for name, where in self._numbers:
             value = user.get(name)
-            if value is None or (isinstance(value, float | np.floating) and value != value):
+            if value is None or (isinstance(value, _FLOATS) and value != value):
                 numbers.append(_NAN)
                 continue
             value = number(where, value)
             if not -FLOAT32_MAX <= value <= FLOAT32_MAX:
                 raise invalid_value(where, value, "a finite number within float32, or None for unknown")
             numbers.append(value)
-        return categories, numbers
+        return words(len(categories)).pack(*categories), self._pack_numbers(*numbers)
 
-    def _weights(self, weights: Mapping[str, float]) -> list[float]:
-        values = self._default_weights.copy()
+    def _weights(self, weights: Mapping[str, float]) -> bytes:
+        values = [_NAN] * len(self._tasks)
         if not isinstance(weights, Mapping):
             raise invalid_value("task_weights", weights, "a mapping of task names to weights")
         for name, weight in weights.items():
@@ -207,7 +227,7 @@ class Codec:
             if not -FLOAT32_MAX <= value <= FLOAT32_MAX:
                 raise invalid_value(f"task_weights[{name!r}]", weight, "a finite weight within float32")
             values[position] = value
-        return values
+        return self._pack_weights(*values)
 
 
 def checked(outputs: Mapping[str, NDArray[Any]], batch: int, expected: Shapes) -> list[NDArray[Any]]:
@@ -226,19 +246,21 @@ def checked(outputs: Mapping[str, NDArray[Any]], batch: int, expected: Shapes) -
     return tensors
 
 
-def padded(rows: Sequence[NDArray[np.int64]], least: int, fill: int) -> NDArray[np.int64]:
-    """[B, n] int64, n the power of two that holds the longest row, not below `least`."""
-    width = max(least, 1 << (max(map(len, rows)) - 1).bit_length())
-    table = np.full((len(rows), width), fill, np.int64)
-    for target, row in zip(table, rows, strict=True):
-        target[: len(row)] = row
-    return table
+def padded(rows: Sequence[bytes], least: int, fill: int) -> NDArray[np.int64]:
+    """Rows of int64 words, then `fill` (-1 or 0), to [B, n] int64.
+
+    n is the power of two that holds the longest row, not below `least`.
+    """
+    width = max(8 * least, 1 << (max(map(len, rows)) - 1).bit_length())  # bytes
+    padding = (_MINUS_ONE if fill == -1 else _ZERO) * (width // 8)
+    table = b"".join([row + padding[len(row) :] for row in rows])
+    return np.frombuffer(table, np.int64).reshape(len(rows), -1)
 
 
 def _limited(name: str, value: int | None, most: int, limit: str, default: int) -> int:
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+    if type(value) is not int and (isinstance(value, bool) or not isinstance(value, (int, np.integer))):
         raise invalid_value(name, value, "an integer")
     if not 1 <= value <= most:
         raise LimitExceeded(f"{name}: got {value}, expected 1 to {most} ({limit})")

@@ -1,99 +1,324 @@
-"""The transport of production: Triton's gRPC protocol through tritonclient. Imported when a client connects."""
+"""The transports of production: Triton's gRPC protocol. Imported when a client connects, for grpc is slow to import."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+from time import monotonic
 from typing import Any
 
-import numpy as np
+import grpc
 from numpy.typing import NDArray
-from tritonclient.grpc import InferenceServerClient, InferInput
-from tritonclient.utils import InferenceServerException
+from tritonclient.grpc import service_pb2
 
-from client.errors import (
-    ClientClosed,
-    ConnectionFailed,
-    DeadlineExceeded,
-    ModelUnavailable,
-    SchemaMismatch,
-    ServerError,
-    SilverTritonError,
-)
-from client.transport import ModelConfig
+from client._messages import SERVICE, closed, config_answer, config_request, failure, infer_answer, infer_request
+from client._shared_memory import Slot, Slots, may_pass, not_registered, unregister_request
+from client.errors import AccessDenied, SchemaMismatch, ServerError, SilverTritonError
+from client.options import TLS, Compression
+from client.transport import NO_HEADERS, Answer, Headers, ModelConfig
 
-_MODEL_UNAVAILABLE = (
-    "unknown model",  # has no available versions
-    "not at ready state",
-    "is not ready",
-    "maximum queue size",
-    "stopped accepting",  # the server or the model is being unloaded
+_COMPRESSION = {None: None, "gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}
+_OPTIONS = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # gRPC would wait for up to two minutes before it looks again for a server that has been restarted.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # A pool of its own: two transports to one address are two connections.
+    ("grpc.use_local_subchannel_pool", 1),
 )
-_DATATYPES = {np.dtype(np.int64): "INT64", np.dtype(np.int32): "INT32", np.dtype(np.float32): "FP32"}
+_REGISTER, _UNREGISTER = "SystemSharedMemoryRegister", "SystemSharedMemoryUnregister"
+_METHODS = {
+    "ModelInfer": (service_pb2.ModelInferRequest.SerializeToString, service_pb2.ModelInferResponse.FromString),
+    "ModelConfig": (service_pb2.ModelConfigRequest.SerializeToString, service_pb2.ModelConfigResponse.FromString),
+    _REGISTER: (
+        service_pb2.SystemSharedMemoryRegisterRequest.SerializeToString,
+        service_pb2.SystemSharedMemoryRegisterResponse.FromString,
+    ),
+    _UNREGISTER: (
+        service_pb2.SystemSharedMemoryUnregisterRequest.SerializeToString,
+        service_pb2.SystemSharedMemoryUnregisterResponse.FromString,
+    ),
+}
+_UNREGISTER_TIMEOUT = 1.0  # seconds
 
 
 class GrpcTransport:
     """`Transport` over one gRPC channel, which connects on the first call and reconnects by itself."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        tls: TLS | None = None,
+        compression: Compression | None = None,
+        shared_memory: bool = False,
+    ) -> None:
         self._address = address
-        self._client = InferenceServerClient(address)
+        self._closed = False
+        self._slots = Slots() if shared_memory else None
+        self._key = NO_HEADERS  # the headers that registered a slot, for closing: the protocol may be restricted
+        options, credentials = _channel_settings(tls)
+        if credentials is None:
+            self._channel = grpc.insecure_channel(address, options, _COMPRESSION[compression])
+        else:
+            self._channel = grpc.secure_channel(address, credentials, options, _COMPRESSION[compression])
+        self._methods = _methods(self._channel)
 
-    def infer(self, model: str, inputs: Mapping[str, NDArray[Any]], timeout: float) -> dict[str, NDArray[Any]]:
+    def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, NDArray[Any]],
+        timeout: float,
+        *,
+        version: str = "",
+        headers: Headers = NO_HEADERS,
+    ) -> Answer:
         """See `Transport.infer`."""
-        tensors = []
-        for name, array in inputs.items():
-            tensor = InferInput(name, array.shape, _DATATYPES[array.dtype])
-            tensor.set_data_from_numpy(array)
-            tensors.append(tensor)
-        try:
-            result = self._client.infer(model, tensors, client_timeout=timeout)
-        except InferenceServerException as error:
-            raise self._translated(error, model, timeout) from error
-        try:
-            return {output.name: result.as_numpy(output.name) for output in result.get_response().outputs}
-        except ValueError as malformed:
-            raise ServerError(f"{model!r} at {self._address} sent a malformed answer: {malformed}") from malformed
+        if self._slots is not None:
+            return self._infer_shared(self._slots, model, inputs, timeout, version, headers)
+        request = infer_request(model, version, inputs)
+        response = self._called("ModelInfer", request, model, timeout, headers)
+        return infer_answer(response, f"{model!r} at {self._address}")
 
-    def model_config(self, model: str, timeout: float) -> ModelConfig:
+    def model_config(
+        self, model: str, timeout: float, *, version: str = "", headers: Headers = NO_HEADERS
+    ) -> ModelConfig:
         """See `Transport.model_config`."""
+        return config_answer(self._called("ModelConfig", config_request(model, version), model, timeout, headers))
+
+    def start(
+        self,
+        model: str,
+        inputs: Mapping[str, NDArray[Any]],
+        timeout: float,
+        *,
+        version: str = "",
+        headers: Headers = NO_HEADERS,
+        done: Callable[[], None],
+    ) -> PendingCall:
+        """`infer` without waiting; `done` is called, from another thread, when there is a result or a failure."""
+        request = infer_request(model, version, inputs)
         try:
-            config = self._client.get_model_config(model, client_timeout=timeout).config
-        except InferenceServerException as error:
-            raise self._translated(error, model, timeout) from error
-        parameters = {name: value.string_value for name, value in config.parameters.items()}
-        return ModelConfig(parameters, config.max_batch_size)
+            call = self._methods["ModelInfer"].future(request, timeout, _metadata(headers))
+        except ValueError as error:  # on a closed channel
+            raise closed() from error
+        call.add_done_callback(lambda _: done())
+        return PendingCall(call, f"{model!r} at {self._address}", lambda error: self._failure(error, model, timeout))
 
     def close(self) -> None:
         """Close the channel; calls in progress end with `ClientClosed`."""
-        self._client.close()
+        if self._slots is not None:
+            self._forget(self._slots.close(), self._key)
+        self._closed = True
+        self._channel.close()
 
-    def _translated(self, error: InferenceServerException, model: str, timeout: float) -> SilverTritonError:
-        status = (error.status() or "").removeprefix("StatusCode.")
-        message = error.message() or status
-        server = f"{model!r} at {self._address}"
-        if status == "DEADLINE_EXCEEDED":
-            return DeadlineExceeded(
-                f"no answer from {server} within {timeout:.3g} s; "
-                "allow more with timeout=, or check the address and the server's load"
-            )
-        if status == "NOT_FOUND":
-            return ModelUnavailable(f"no model {server}: {message}; check its name and that the server has loaded it")
-        if status == "UNAVAILABLE":
-            if _from_the_model(message):
-                return ModelUnavailable(f"model {server} takes no requests: {message}")
-            return ConnectionFailed(
-                f"cannot reach a Triton Inference Server at {self._address}: {message}; "
-                "check that it runs and that this is its gRPC port (8001 by default)"
-            )
-        if status == "CANCELLED":
-            return ClientClosed("the client was closed during the call")
-        if status == "INVALID_ARGUMENT":
-            return SchemaMismatch(f"{server} does not take these tensors, another artifact was loaded: {message}")
-        if status == "UNIMPLEMENTED":
-            return ConnectionFailed(f"what answers at {self._address} is no Triton Inference Server: {message}")
-        return ServerError(f"{server} failed ({status}): {message}")
+    def _infer_shared(
+        self,
+        slots: Slots,
+        model: str,
+        inputs: Mapping[str, NDArray[Any]],
+        timeout: float,
+        version: str,
+        headers: Headers,
+    ) -> Answer:
+        ends = monotonic() + timeout
+        again = True
+        while True:
+            slot, request, shapes = slots.take(model, version, inputs)
+            try:
+                if not slot.registered:
+                    self._register(slot, model, ends - monotonic(), headers)
+                    self._forget(slots.forgettable(), headers)
+                response = self._called("ModelInfer", request, model, max(1e-3, ends - monotonic()), headers)
+                return slots.answer(slot, request, response, shapes, f"{model!r} at {self._address}")
+            except BaseException as error:
+                slots.retire(slot, shapes)
+                if not again or not may_pass(error):
+                    raise
+                again = False
+                slots.forget_registrations()
+
+    def _register(self, slot: Slot, model: str, timeout: float, headers: Headers) -> None:
+        try:
+            self._called(_REGISTER, slot.register_request(), model, max(1e-3, timeout), headers)
+        except (AccessDenied, ServerError, SchemaMismatch) as error:
+            raise not_registered(error) from error
+        slot.registered, self._key = True, headers
+
+    def _forget(self, slots: list[str], headers: Headers) -> None:
+        for name in slots:
+            with contextlib.suppress(SilverTritonError):  # it may be gone, with all it knew
+                self._called(_UNREGISTER, unregister_request(name), name, _UNREGISTER_TIMEOUT, headers)
+
+    def _called(self, method: str, request: Any, model: str, timeout: float, headers: Headers) -> Any:
+        try:
+            return self._methods[method](request, timeout, _metadata(headers))
+        except grpc.RpcError as error:
+            raise self._failure(error, model, timeout) from error
+        except ValueError as error:  # on a closed channel
+            if self._closed:
+                raise closed() from error
+            raise
+
+    def _failure(self, error: grpc.RpcError, model: str, timeout: float) -> SilverTritonError:
+        return _failure(error, model, self._address, timeout, self._closed)
 
 
-def _from_the_model(message: str) -> bool:
-    """Whether UNAVAILABLE is Triton's word about a model or its queue, not gRPC's about the connection."""
-    return any(words in message for words in _MODEL_UNAVAILABLE)
+class PendingCall:
+    """A request on its way, see `client._hedging.Pending`."""
+
+    def __init__(self, call: Any, server: str, failure: Callable[[grpc.RpcError], SilverTritonError]) -> None:
+        self._call, self._server, self._failure = call, server, failure
+
+    def result(self) -> Answer:
+        """The answer, waited for; raises what `Transport.infer` raises."""
+        try:
+            response = self._call.result()
+        except grpc.RpcError as error:
+            raise self._failure(error) from error
+        except grpc.FutureCancelledError as error:
+            raise closed() from error
+        return infer_answer(response, self._server)
+
+    def cancel(self) -> None:
+        """Give the request up, on the server too."""
+        self._call.cancel()
+
+
+class AsyncGrpcTransport:
+    """`AsyncTransport` over one gRPC channel. It belongs to the event loop of its first call."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        tls: TLS | None = None,
+        compression: Compression | None = None,
+        shared_memory: bool = False,
+    ) -> None:
+        self._address = address
+        self._closed = False
+        self._slots = Slots() if shared_memory else None
+        self._key = NO_HEADERS  # the headers that registered a slot, for closing: the protocol may be restricted
+        self._settings = _channel_settings(tls)
+        self._compression = _COMPRESSION[compression]
+        self._channel: Any = None
+
+    async def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, NDArray[Any]],
+        timeout: float,
+        *,
+        version: str = "",
+        headers: Headers = NO_HEADERS,
+    ) -> Answer:
+        """See `Transport.infer`."""
+        if self._slots is not None:
+            return await self._infer_shared(self._slots, model, inputs, timeout, version, headers)
+        request = infer_request(model, version, inputs)
+        response = await self._called("ModelInfer", request, model, timeout, headers)
+        return infer_answer(response, f"{model!r} at {self._address}")
+
+    async def model_config(
+        self, model: str, timeout: float, *, version: str = "", headers: Headers = NO_HEADERS
+    ) -> ModelConfig:
+        """See `Transport.model_config`."""
+        request = config_request(model, version)
+        return config_answer(await self._called("ModelConfig", request, model, timeout, headers))
+
+    async def close(self) -> None:
+        """Close the channel; calls in progress end with `ClientClosed`."""
+        if self._slots is not None:
+            known = self._slots.close()
+            if self._channel is not None:
+                await self._forget(known, self._key)
+        self._closed = True
+        if self._channel is not None:
+            await self._channel.close()
+
+    async def _infer_shared(
+        self,
+        slots: Slots,
+        model: str,
+        inputs: Mapping[str, NDArray[Any]],
+        timeout: float,
+        version: str,
+        headers: Headers,
+    ) -> Answer:
+        ends = monotonic() + timeout
+        again = True
+        while True:
+            slot, request, shapes = slots.take(model, version, inputs)
+            try:
+                if not slot.registered:
+                    await self._register(slot, model, ends - monotonic(), headers)
+                    await self._forget(slots.forgettable(), headers)
+                response = await self._called("ModelInfer", request, model, max(1e-3, ends - monotonic()), headers)
+                return slots.answer(slot, request, response, shapes, f"{model!r} at {self._address}")
+            except BaseException as error:
+                slots.retire(slot, shapes)
+                if not again or not may_pass(error):
+                    raise
+                again = False
+                slots.forget_registrations()
+
+    async def _register(self, slot: Slot, model: str, timeout: float, headers: Headers) -> None:
+        try:
+            await self._called(_REGISTER, slot.register_request(), model, max(1e-3, timeout), headers)
+        except (AccessDenied, ServerError, SchemaMismatch) as error:
+            raise not_registered(error) from error
+        slot.registered, self._key = True, headers
+
+    async def _forget(self, slots: list[str], headers: Headers) -> None:
+        for name in slots:
+            with contextlib.suppress(SilverTritonError):  # it may be gone, with all it knew
+                await self._called(_UNREGISTER, unregister_request(name), name, _UNREGISTER_TIMEOUT, headers)
+
+    async def _called(self, method: str, request: Any, model: str, timeout: float, headers: Headers) -> Any:
+        if self._channel is None:
+            self._connect()
+        try:
+            return await self._methods[method](request, timeout=timeout, metadata=_metadata(headers))
+        except grpc.RpcError as error:
+            raise _failure(error, model, self._address, timeout, self._closed) from error
+        except asyncio.CancelledError:
+            if self._closed:  # by close(), not by whoever waits
+                raise closed() from None
+            raise
+        except grpc.aio.UsageError as error:  # on a closed channel
+            raise closed() from error
+
+    def _connect(self) -> None:
+        options, credentials = self._settings
+        if credentials is None:
+            self._channel = grpc.aio.insecure_channel(self._address, options, self._compression)
+        else:
+            self._channel = grpc.aio.secure_channel(self._address, credentials, options, self._compression)
+        self._methods = _methods(self._channel)
+
+
+def _methods(channel: Any) -> dict[str, Any]:
+    return {name: channel.unary_unary(SERVICE + name, *codecs) for name, codecs in _METHODS.items()}
+
+
+def _channel_settings(tls: TLS | None) -> tuple[tuple[tuple[str, Any], ...], Any]:
+    if tls is None:
+        return _OPTIONS, None
+    options: tuple[tuple[str, Any], ...] = _OPTIONS
+    if tls.server_name is not None:
+        options = (*options, ("grpc.ssl_target_name_override", tls.server_name))
+    return options, grpc.ssl_channel_credentials(*tls.read())
+
+
+def _metadata(headers: Headers) -> tuple[tuple[str, str], ...] | None:
+    return tuple(headers.items()) if headers else None
+
+
+def _failure(error: Any, model: str, address: str, timeout: float, is_closed: bool) -> SilverTritonError:
+    if is_closed:
+        return closed()
+    return failure(error.code().name, error.details() or "", model, address, timeout)

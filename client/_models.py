@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from client import _convert
 from client.filters.conditions import Condition
 
 
@@ -92,6 +93,18 @@ class Retrieval:
         """The results as objects."""
         return _hits(self)
 
+    def to_numpy(self) -> NDArray[Any]:
+        """[count] structured array of the columns item_id (int64), score and task_NAME for each task (float32)."""
+        return _convert.to_numpy(self)
+
+    def to_arrow(self) -> Any:
+        """The same columns as a pyarrow.Table. Raises `ModuleNotFoundError` without pyarrow."""
+        return _convert.to_arrow(self)
+
+    def to_pandas(self) -> Any:
+        """The same columns as a pandas.DataFrame. Raises `ModuleNotFoundError` without pandas."""
+        return _convert.to_pandas(self)
+
     def __len__(self) -> int:
         return len(self.item_ids)
 
@@ -136,6 +149,18 @@ class Ranking:
     def hits(self) -> list[Hit]:
         """The items as objects."""
         return _hits(self)
+
+    def to_numpy(self) -> NDArray[Any]:
+        """[count] structured array of the columns item_id (int64), score and task_NAME for each task (float32)."""
+        return _convert.to_numpy(self)
+
+    def to_arrow(self) -> Any:
+        """The same columns as a pyarrow.Table. Raises `ModuleNotFoundError` without pyarrow."""
+        return _convert.to_arrow(self)
+
+    def to_pandas(self) -> Any:
+        """The same columns as a pandas.DataFrame. Raises `ModuleNotFoundError` without pandas."""
+        return _convert.to_pandas(self)
 
     def __len__(self) -> int:
         return len(self.item_ids)

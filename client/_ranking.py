@@ -32,7 +32,7 @@ class RankingCodec:
         """
         tensors = self._codec.encode([request])
         ids = item_ids("items", items)
-        return {**{name: tensors[name] for name in self._shared}, "items": padded([ids], LEAST_IDS, -1)}, ids
+        return {**{name: tensors[name] for name in self._shared}, "items": padded([ids.tobytes()], LEAST_IDS, -1)}, ids
 
     def decode(
         self, outputs: Mapping[str, NDArray[Any]], items: NDArray[np.int64], k: int, latency: float = 0.0
@@ -41,7 +41,7 @@ class RankingCodec:
 
         Raises `RowStatusError`, and `SchemaMismatch` for outputs that do not follow the contract.
         """
-        width = padded([items], LEAST_IDS, -1).shape[1]
+        width = padded([items.tobytes()], LEAST_IDS, -1).shape[1]
         scores, task_scores, known, status = checked(
             outputs,
             1,

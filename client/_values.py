@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+import re
+import struct
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime, timedelta, timezone
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,11 +21,16 @@ INT64_MAX = 2**63 - 1
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 MICROSECOND = timedelta(microseconds=1)
+_INTEGERS = (int, np.integer, np.bool_)
+_NUMBERS = (int, float, np.integer, np.floating, np.bool_)
+_HEADER_NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
 def integer_key(where: str, value: Any) -> int:
     """The key of an integer category: itself; a bool is 1 or 0. Raises `InvalidValue`, also for a float like 3.0."""
-    if isinstance(value, int | np.integer | np.bool_):
+    if type(value) is int and UNKNOWN_KEY < value <= INT64_MAX:
+        return value
+    if isinstance(value, _INTEGERS):
         key = int(value)
         if UNKNOWN_KEY < key <= INT64_MAX:
             return key
@@ -32,12 +40,16 @@ def integer_key(where: str, value: Any) -> int:
     raise invalid_value(where, value, "an integer")
 
 
+# Filters and users repeat the same strings: 0.1 us instead of 0.7.
+_remembered_key = lru_cache(maxsize=8192)(string_key)
+
+
 def text_key(where: str, value: Any) -> int:
     """The key of a string category, see `client.hashing.string_key`. Raises `InvalidValue`."""
     if not isinstance(value, str):
         raise invalid_value(where, value, "a string")
     try:
-        return string_key(value)
+        return _remembered_key(value)
     except UnicodeEncodeError:
         raise invalid_value(where, value, "text that UTF-8 can write (this has a lone surrogate)") from None
 
@@ -49,13 +61,17 @@ def key_function(values: Values | None) -> Callable[[str, Any], int]:
 
 def number(where: str, value: Any) -> float:
     """A number as float64; a bool is 1 or 0, infinities pass. Raises `InvalidValue` for NaN and what is no number."""
-    if isinstance(value, int | float | np.integer | np.floating | np.bool_):
+    if type(value) is float and value == value:
+        return value + 0.0  # -0.0 becomes 0.0
+    if type(value) is int and -INT64_MAX <= value <= INT64_MAX:
+        return float(value)
+    if isinstance(value, _NUMBERS):
         try:
             result = float(value)
         except OverflowError:
             raise invalid_value(where, value, "a number within float64") from None
         if result == result:
-            return result + 0.0  # -0.0 becomes 0.0
+            return result + 0.0
         raise invalid_value(where, value, "a number, not NaN")
     raise invalid_value(where, value, "a number")
 
@@ -88,8 +104,49 @@ def instant(where: str, value: Any) -> float:
     raise invalid_value(where, value, "a datetime, a date, a numpy.datetime64 or an ISO 8601 string")
 
 
+def seconds(timeout: float) -> float:
+    """A timeout. Raises `InvalidValue`."""
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
+        raise invalid_value("timeout", timeout, "seconds, above 0 and finite")
+    return float(timeout)
+
+
+def version_text(version: int | None) -> str:
+    """A model version as it travels, "" for None. Raises `InvalidValue`."""
+    if version is None:
+        return ""
+    if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= INT64_MAX:
+        raise invalid_value("version", version, "the number of a version of the model, or None for the server's choice")
+    return str(version)
+
+
+def header_fields(headers: Mapping[str, str] | None) -> dict[str, str]:
+    """Headers with names in lower case, as HTTP/2 wants them. Raises `InvalidValue`."""
+    if headers is None:
+        return {}
+    if not isinstance(headers, Mapping):
+        raise invalid_value("headers", headers, "a mapping of names to values")
+    fields = {}
+    for name, value in headers.items():
+        name_is_fine = isinstance(name, str) and _HEADER_NAME.fullmatch(name)
+        if not name_is_fine or name.lower().startswith("grpc-") or name.lower().endswith("-bin"):
+            raise invalid_value(
+                "headers", name, "a name of letters, digits, - _ and ., neither beginning with grpc- nor ending in -bin"
+            )
+        if not isinstance(value, str) or not value.isascii() or not value.isprintable():
+            # Not shown: it may be a key.
+            raise InvalidValue(f"headers[{name!r}]: got {type(value).__name__}, expected printable ASCII text")
+        fields[name.lower()] = value
+    return fields
+
+
 def item_ids(where: str, values: Iterable[Any], newest: int | None = None) -> NDArray[np.int64]:
-    """Item ids as [n] int64. With `newest`, only that many from the end are read and returned.
+    """Item ids as [n] int64, see `id_bytes`."""
+    return np.frombuffer(id_bytes(where, values, newest), np.int64)
+
+
+def id_bytes(where: str, values: Iterable[Any], newest: int | None = None) -> bytes:
+    """Item ids as the bytes of [n] int64. With `newest`, only that many from the end are read and returned.
 
     Raises `InvalidValue` if `values` is not a flat iterable or an id is not an integer in [0, 2**63).
     """
@@ -101,11 +158,11 @@ def item_ids(where: str, values: Iterable[Any], newest: int | None = None) -> ND
             ids = values[first:]
             if len(ids) and (int(ids.min()) < 0 or int(ids.max()) > INT64_MAX):
                 raise _bad_id(where, ids.tolist(), first)
-            return ids.astype(np.int64)
+            return ids.astype(np.int64).tobytes()
         values = values.tolist() or ()
-    if isinstance(values, str | bytes):
-        raise invalid_value(where, values, "a sequence of item ids")
-    if not isinstance(values, list | tuple):
+    if not isinstance(values, (list, tuple)):
+        if isinstance(values, (str, bytes)):
+            raise invalid_value(where, values, "a sequence of item ids")
         try:
             values = list(values)
         except TypeError:
@@ -115,17 +172,25 @@ def item_ids(where: str, values: Iterable[Any], newest: int | None = None) -> ND
         first = len(values) - newest
         values = values[first:]
     if not values:
-        return _NO_IDS
-    # One pass in C over the types: a bool or float among the integers would convert without a word.
-    kinds = set(map(type, values))
-    if kinds != {int} and not all(issubclass(kind, np.integer) or kind is int for kind in kinds):
+        return b""
+    try:
+        packed = words(len(values)).pack(*values)
+    except struct.error:  # no integer, or none of int64
+        raise _bad_id(where, values, first) from None
+    # Of what is packed as an integer only a bool is none. It equals 0 or 1: most lists need no look at the types.
+    has_bool = not _BOOLS.isdisjoint(values) and bool in map(type, values)
+    if has_bool or not packed[7::8].isascii():  # the highest bytes: above 127 for a negative number
         raise _bad_id(where, values, first)
-    if min(values) < 0 or max(values) > INT64_MAX:
-        raise _bad_id(where, values, first)
-    return np.array(values, np.int64)
+    return packed
 
 
-_NO_IDS = np.empty(0, np.int64)
+@lru_cache(maxsize=1024)
+def words(count: int) -> struct.Struct:
+    """Packs so many int64: into the bytes of an array in a third of the time that NumPy takes."""
+    return struct.Struct(f"<{count}q")
+
+
+_BOOLS = frozenset((False, True))
 
 
 def _bad_id(where: str, values: Iterable[Any], first: int) -> InvalidValue:

@@ -1,9 +1,13 @@
 """Every error of this library has one root and says what it got, what it expected and what to do.
 
     SilverTritonError
-    ├── ConnectionFailed      nothing that speaks Triton's gRPC answers at the address
+    ├── ConnectionFailed      no connection to the address, or it broke                     tried again
+    │   └── WrongServer       what answers there does not speak Triton's gRPC
     ├── DeadlineExceeded      no answer within `timeout`
-    ├── ModelUnavailable      the server is there; the model is not loaded, not ready or its queue is full
+    ├── ModelUnavailable      the server is there; the model is being loaded or unloaded    tried again
+    │   ├── ModelNotFound     the server has no model or version of that name
+    │   └── QueueFull         the model's queue is full                                     tried again
+    ├── AccessDenied          the server wants another key or certificate
     ├── ServerError           the model raised, or the server failed for another reason
     ├── ClientClosed          the client was used after `close()`               (also a RuntimeError)
     ├── SchemaError           a schema that cannot be read                      (also a ValueError)
@@ -15,7 +19,7 @@
         └── RowStatusError    the server refused the row; `status` says why
 
 Of these only `RequestError` is found among the results of `RetrievalClient.retrieve_many`; the others concern the whole
-call and are raised.
+call and are raised. Those marked "tried again" are raised when no try that `Retry` allows succeeded.
 """
 
 from __future__ import annotations
@@ -30,7 +34,11 @@ class SilverTritonError(Exception):
 
 
 class ConnectionFailed(SilverTritonError):
-    """Nothing that speaks Triton's gRPC protocol answers at the address."""
+    """There is no connection to the address, or it broke."""
+
+
+class WrongServer(ConnectionFailed):
+    """What answers at the address does not speak Triton's gRPC protocol."""
 
 
 class DeadlineExceeded(SilverTritonError):
@@ -38,7 +46,19 @@ class DeadlineExceeded(SilverTritonError):
 
 
 class ModelUnavailable(SilverTritonError):
-    """The server answers, but the model is not loaded, not ready, or takes no more requests."""
+    """The server answers, but the model takes no requests: it is being loaded or unloaded, or one of the below."""
+
+
+class ModelNotFound(ModelUnavailable):
+    """The server has no model, or no version of it, of that name."""
+
+
+class QueueFull(ModelUnavailable):
+    """The model's queue on the server is full, or the request waited in it for longer than the server allows."""
+
+
+class AccessDenied(SilverTritonError):
+    """The server refuses the call: its protocol is restricted by a key, or it wants other credentials."""
 
 
 class ServerError(SilverTritonError):

@@ -51,7 +51,7 @@ def served_search(
     for start in range(0, len(asking), REQUESTS_PER_CALL):
         rows = range(start, min(start + REQUESTS_PER_CALL, len(asking)))
         inputs = codec.encode([_request(asking, row, codec.schema, k) for row in rows])
-        results = codec.decode(transport.infer(model, inputs, timeout), [k] * len(rows))
+        results = codec.decode(transport.infer(model, inputs, timeout).outputs, [k] * len(rows))
         for row, result in zip(rows, results, strict=True):
             if not isinstance(result, Retrieval):
                 raise result

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Callable
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from client._values import instant, key_function, number
+from client._values import instant, key_function, number, words
 from client.errors import LimitExceeded, invalid_value
 from client.filters.conditions import AllOf, And, AnyOf, Condition, Not, Or, Range, Unknown
 from client.filters.interpreter import filter_feature, require_kind
@@ -35,8 +37,12 @@ class Opcode(IntEnum):
 # A fragment: its code words, and how many sets its evaluation holds at once (the Sethi-Ullman number).
 Fragment = tuple[list[int], int]
 
-_double = struct.Struct("<d")
-_int64 = struct.Struct("<q")
+# A feature: its number where it stands in a head word, itself, its place for messages, what turns a value into what
+# travels, and whether that is ordered (a number or a date) or a key.
+_Known = tuple[int, Feature, str, Callable[[str, Any], Any], bool]
+
+_doubles = struct.Struct("<2d")
+_int64s = struct.Struct("<2q")
 _AND, _OR, _NOT, _ANY, _ALL, _RANGE, _UNKNOWN = map(int, Opcode)
 
 
@@ -58,20 +64,30 @@ class FilterCompiler:
         self._schema = schema
         self._fingerprint = schema.fingerprint
         self._features = {
-            feature.name: (position << 8, feature, f"filter on {feature.name!r}")
+            feature.name: (
+                position << 8,
+                feature,
+                f"filter on {feature.name!r}",
+                {"number": number, "date": instant}.get(feature.kind) or key_function(feature.values),
+                feature.kind in ("number", "date"),
+            )
             for position, feature in enumerate(schema.filter_features)
         }
 
     def compile(self, condition: Condition) -> NDArray[np.int64]:
         """[2 + n] int64 words; see `compile_filter`."""
-        if isinstance(condition, And) and not condition.operands:
-            return np.zeros(2, np.int64)
+        return np.frombuffer(self.compile_bytes(condition), np.int64)
+
+    def compile_bytes(self, condition: Condition) -> bytes:
+        """The bytes of `compile`."""
+        if type(condition) is And and not condition.operands:
+            return bytes(16)
         code, sets = self._fragment(condition, 1)
         if len(code) + 2 > MAX_WORDS:
             raise _too_long(len(code) + 2)
         # Cannot happen within MAX_WORDS: 17 sets take 2^16 conditions.
         assert sets <= MAX_STACK
-        return np.array([self._fingerprint, len(code), *code], np.int64)
+        return words(len(code) + 2).pack(self._fingerprint, len(code), *code)
 
     def _fragment(self, condition: Condition, depth: int) -> Fragment:
         if depth > MAX_DEPTH:
@@ -79,16 +95,13 @@ class FilterCompiler:
                 f"filter: nested more than {MAX_DEPTH} deep; flatten it, for instance with is_in instead of many |"
             )
         if isinstance(condition, AnyOf):
-            head, feature, where = self._find(condition.feature)
-            if feature.kind in ("number", "date"):
-                value_of = number if feature.kind == "number" else instant
+            head, feature, where, value_of, ordered = self._features.get(condition.feature) or self._find(
+                condition.feature
+            )
+            if ordered:
                 values = [value_of(where, value) for value in condition.values]
                 return self._join(_OR, [(_range(head, value, value), 1) for value in values])
-            return self._keys(_ANY, head, feature, where, condition)
-        if isinstance(condition, AllOf):
-            head, feature, where = self._find(condition.feature)
-            require_kind(condition, feature, "category", "tags")
-            return self._keys(_ALL, head, feature, where, condition)
+            return self._keys(_ANY | head, value_of, where, condition.values)
         if isinstance(condition, Range):
             return self._bounds(condition), 1
         if isinstance(condition, And):
@@ -99,6 +112,10 @@ class FilterCompiler:
             code, sets = self._fragment(condition.operand, depth + 1)
             code.append(_NOT)
             return code, sets
+        if isinstance(condition, AllOf):
+            head, feature, where, value_of, _ = self._find(condition.feature)
+            require_kind(condition, feature, "category", "tags")
+            return self._keys(_ALL | head, value_of, where, condition.values)
         if isinstance(condition, Unknown):
             return [_UNKNOWN | self._find(condition.feature)[0]], 1
         raise invalid_value("filter", condition, "a condition made with F, such as F.year >= 1990")
@@ -107,25 +124,26 @@ class FilterCompiler:
         """Join operands, the one that holds most sets first: then the others wait for it with the fewest sets held."""
         if not operands:
             return self._constant(opcode == _AND), 1
-        operands.sort(key=_held, reverse=True)
+        if len({sets for _, sets in operands}) > 1:
+            operands.sort(key=_held, reverse=True)
         code, sets = operands[0]
         for more, more_sets in operands[1:]:
             code += more
             code.append(opcode)
-            sets = max(sets, more_sets + 1)
+            if more_sets >= sets:
+                sets = more_sets + 1
         return code, sets
 
-    def _keys(self, opcode: int, head: int, feature: Feature, where: str, condition: AnyOf | AllOf) -> Fragment:
-        values = condition.values
+    @staticmethod
+    def _keys(head: int, key: Callable[[str, Any], Any], where: str, values: tuple[Any, ...]) -> Fragment:
         if len(values) > MAX_WORDS:
             raise _too_long(len(values))
-        key = key_function(feature.values)
-        return [opcode | head | len(values) << 32, *[key(where, value) for value in values]], 1
+        return [head | len(values) << 32, *[key(where, value) for value in values]], 1
 
     def _bounds(self, condition: Range) -> list[int]:
-        head, feature, where = self._find(condition.feature)
-        require_kind(condition, feature, "number", "date")
-        value_of = number if feature.kind == "number" else instant
+        head, feature, where, value_of, ordered = self._features.get(condition.feature) or self._find(condition.feature)
+        if not ordered:
+            require_kind(condition, feature, "number", "date")
         low = -math.inf if condition.low is None else value_of(where, condition.low)
         high = math.inf if condition.high is None else value_of(where, condition.high)
         if (condition.low_open and low == math.inf) or (condition.high_open and high == -math.inf):
@@ -140,12 +158,12 @@ class FilterCompiler:
         """A leaf that every item, or none, satisfies, on the first feature since any one will do."""
         if not self._features:
             filter_feature("", self._schema)
-        head, feature, _ = next(iter(self._features.values()))
-        if feature.kind in ("number", "date"):
+        head, _, _, _, ordered = next(iter(self._features.values()))
+        if ordered:
             return [*_range(head, math.inf, -math.inf), *([_NOT] if every else [])]
         return [(_ALL if every else _ANY) | head]
 
-    def _find(self, name: str) -> tuple[int, Feature, str]:
+    def _find(self, name: str) -> _Known:
         found = self._features.get(name)
         if found is None:
             filter_feature(name, self._schema)  # raises
@@ -158,8 +176,7 @@ def _held(fragment: Fragment) -> int:
 
 
 def _range(head: int, low: float, high: float) -> list[int]:
-    bits = _int64.unpack
-    return [_RANGE | head | 2 << 32, bits(_double.pack(low))[0], bits(_double.pack(high))[0]]
+    return [_RANGE | head | 2 << 32, *_int64s.unpack(_doubles.pack(low, high))]
 
 
 def _too_long(words: int) -> LimitExceeded:

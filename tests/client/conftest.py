@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from client import Feature, ModelConfig, Schema
+from client import Answer, Feature, ModelConfig, Schema
 
 Tensors = Mapping[str, NDArray[Any]]
 
@@ -79,21 +79,28 @@ class FakeTransport:
         self.answers = lambda batch: answer(schema, batch)
         self.max_batch_size = max_batch_size
         self.parameters: dict[str, str] | None = None
+        self.version = ""
+        self.versions: list[str] = []  # asked for
+        self.headers: list[Mapping[str, str]] = []
         self.requests: list[Tensors] = []
         self.timeouts: list[float] = []
         self.config_reads = 0
         self.fail: Exception | None = None
 
-    def infer(self, model: str, inputs: Tensors, timeout: float) -> Tensors:
+    def infer(
+        self, model: str, inputs: Tensors, timeout: float, *, version: str = "", headers: Mapping[str, str]
+    ) -> Answer:
         assert model == "retrieval"
+        self.versions.append(version)
+        self.headers.append(headers)
         self.requests.append(inputs)
         self.timeouts.append(timeout)
         if self.fail is not None:
             error, self.fail = self.fail, None
             raise error
-        return self.answers(len(inputs["search"]))
+        return Answer(self.answers(len(inputs["search"])), self.version)
 
-    def model_config(self, model: str, timeout: float) -> ModelConfig:
+    def model_config(self, model: str, timeout: float, *, version: str = "", headers: Mapping[str, str]) -> ModelConfig:
         assert model == "retrieval"
         assert timeout > 0
         self.config_reads += 1

@@ -8,12 +8,11 @@ import sys
 import client
 
 PUBLIC = """
-    AllOf And AnyOf ClientClosed Codec Condition ConnectionFailed DeadlineExceeded F Feature Hit InvalidValue
-    LimitExceeded
-    ModelConfig ModelUnavailable Not Or Range Ranking Request RequestError Retrieval RetrievalClient RowStatusError
-    Schema
-    SchemaError SchemaMismatch ServerError SilverTritonError Stats Status Transport Unknown UnknownName compile_filter
-    everything matches
+    TLS AccessDenied AllOf And Answer AnyOf AsyncRetrievalClient AsyncTransport ClientClosed Codec Condition
+    ConnectionFailed DeadlineExceeded F Feature Hit InvalidValue LimitExceeded ModelConfig ModelNotFound
+    ModelUnavailable Not Or QueueFull Range Ranking Request RequestError Retrieval RetrievalClient Retry
+    RowStatusError Schema SchemaError SchemaMismatch ServerError SilverTritonError Stats Status Transport Unknown
+    UnknownName WrongServer compile_filter everything matches
 """
 
 

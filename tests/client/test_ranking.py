@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from client import (
+    Answer,
     ClientClosed,
     Hit,
     InvalidValue,
@@ -42,21 +43,22 @@ class RankingTransport:
         self.sent: list[tuple[str, Tensors]] = []
         self.reads: list[str] = []
 
-    def infer(self, model: str, inputs: Tensors, timeout: float) -> Tensors:
+    def infer(self, model: str, inputs: Tensors, timeout: float, **_: Any) -> Answer:
         assert 0 < timeout <= 5
         self.sent.append((model, inputs))
         items, tasks = inputs["items"], len(self.schema.tasks)
         known = np.isin(items, list(KNOWN)) & (self.status == 0)
         scores = np.where(known, np.vectorize(lambda item: KNOWN.get(item, 0.0))(items), -np.inf).astype(np.float32)
-        return {
+        outputs = {
             "scores": scores,
             "task_scores": np.stack([scores * (task + 2) for task in range(tasks)], axis=2),
             "known": known.astype(np.int32),
             "status": np.full((len(items), 1), self.status, np.int32),
             **self.change,
         }
+        return Answer(outputs)
 
-    def model_config(self, model: str, timeout: float) -> ModelConfig:
+    def model_config(self, model: str, timeout: float, **_: Any) -> ModelConfig:
         assert 0 < timeout <= 5
         self.reads.append(model)
         if model not in self.snapshots:
@@ -214,10 +216,10 @@ def test_a_server_without_a_ranking_model(client: RetrievalClient, transport: Ra
 
 
 def test_what_is_no_ranking_model(client: RetrievalClient, transport: RankingTransport, schema: Schema) -> None:
-    transport.model_config = lambda model, timeout: ModelConfig({}, 8)  # type: ignore[method-assign]
+    transport.model_config = lambda model, timeout, **_: ModelConfig({}, 8)  # type: ignore[method-assign]
     with pytest.raises(SchemaMismatch, match="model 'retrieval_rank' at server:8001 has no parameter 'schema'"):
         client.rank(items=[3])
-    transport.model_config = lambda model, timeout: ModelConfig({"schema": "{"}, 8)  # type: ignore[method-assign]
+    transport.model_config = lambda model, timeout, **_: ModelConfig({"schema": "{"}, 8)  # type: ignore[method-assign]
     with pytest.raises(SchemaError, match="model 'retrieval_rank' at server:8001: the schema is not JSON"):
         client.rank(items=[3])
 

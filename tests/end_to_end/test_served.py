@@ -16,6 +16,7 @@ import tritonclient.grpc as triton
 from builder import ops
 from builder.serving.server import StockServer
 from client import (
+    Codec,
     Condition,
     F,
     Request,
@@ -27,6 +28,7 @@ from client import (
     compile_filter,
     matches,
 )
+from client._grpc import GrpcTransport
 from tests.end_to_end.conftest import COLOURS, DIMS, GENRES, Shop
 
 pytestmark = pytest.mark.server
@@ -218,17 +220,28 @@ def test_bare_tritonclient_agrees_with_the_client(server: StockServer, client: R
         assert result.scores.tolist() == raw["scores"][row, :count].tolist()
 
 
-def test_the_client_reports_a_status_by_name(client: RetrievalClient, shop: Shop, schema: Schema) -> None:
+def test_the_client_reports_a_status_by_name(server: StockServer, shop: Shop, schema: Schema) -> None:
     good = Request(query=shop.queries[0], k=5)
     bad = Request(query=shop.queries[0], filter=F.year >= 1980)
-    other = Schema(**{**schema.__dict__, "item_features": schema.item_features[:-1]})
-    client._codec = type(client._codec)(other)  # as if the client had kept the schema of an older artifact
-    results = client.retrieve_many([good, bad])
+    other = Codec(Schema(**{**schema.__dict__, "item_features": schema.item_features[:-1]}))
+    transport = GrpcTransport(server.url)
+    answer = transport.infer("retrieval", other.encode([good, bad]), 10.0)
+    transport.close()
+    results = other.decode(answer.outputs, [5, 50])
     assert isinstance(results[0], Retrieval)
     assert isinstance(results[1], RowStatusError)
     assert results[1].status is Status.FILTER_FINGERPRINT
-    refreshed = client.retrieve_many([bad])[0]  # the schema is read again after that
-    assert isinstance(refreshed, Retrieval)
+    assert answer.version == "1"
+
+
+def test_a_filter_of_an_older_schema_is_compiled_anew(client: RetrievalClient, shop: Shop, schema: Schema) -> None:
+    bad = Request(query=shop.queries[0], filter=F.year >= 1980)
+    other = Schema(**{**schema.__dict__, "item_features": schema.item_features[:-1]})
+    (endpoint,) = client._core.balancer.endpoints
+    endpoint.served["retrieval"].codec = Codec(other)  # as if the artifact had been replaced since it was read
+    (result,) = client.retrieve_many([bad])
+    assert isinstance(result, Retrieval)
+    assert endpoint.served["retrieval"].codec.schema == schema
 
 
 def test_concurrent_requests_of_different_shapes_keep_their_answers(server: StockServer, shop: Shop) -> None:

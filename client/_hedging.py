@@ -1,0 +1,114 @@
+"""A second request where the first takes long: Dean and Barroso, The Tail at Scale, 2013.
+
+Both functions wait `delay` seconds for the answer of the first endpoint, then ask a second one too. The first answer
+wins and the other request is cancelled. A failure decides only when no other request is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from queue import Empty, SimpleQueue
+from time import monotonic
+from typing import Any, Protocol
+
+from client._balancer import Balancer, Endpoint
+from client._core import Infer
+from client.errors import SilverTritonError
+from client.transport import Answer
+
+
+class Pending(Protocol):
+    """A request on its way, as `GrpcTransport.start` gives it."""
+
+    def result(self) -> Answer: ...
+
+    def cancel(self) -> None: ...
+
+
+def race(step: Infer, delay: float, balancer: Balancer) -> tuple[Answer, Endpoint]:
+    """The first answer and the endpoint that gave it; raises the first endpoint's failure if there is none."""
+    finished: SimpleQueue[Endpoint] = SimpleQueue()
+    ends = monotonic() + step.timeout
+
+    def start(endpoint: Endpoint) -> Pending:
+        pending: Pending = endpoint.transport.start(
+            step.model, step.inputs, max(1e-3, ends - monotonic()), version=step.version, headers=step.headers,
+            done=lambda: finished.put(endpoint),
+        )  # fmt: skip
+        return pending
+
+    other: Endpoint | None = None
+    pending = {step.endpoint: start(step.endpoint)}
+    failures: dict[Endpoint, SilverTritonError] = {}
+    try:
+        try:
+            ready = finished.get(timeout=delay)
+        except Empty:
+            other = step.hedge()
+            if other is not None:
+                pending[other] = start(other)
+            ready = finished.get()
+        while True:
+            try:
+                answer = pending.pop(ready).result()
+                if (error := failures.get(step.endpoint)) is not None:
+                    balancer.report(step.endpoint, error)
+                return answer, ready
+            except SilverTritonError as failure:
+                failures[ready] = failure
+                if ready is other:
+                    balancer.report(ready, failure)
+            if not pending:
+                raise failures[step.endpoint]
+            ready = finished.get()
+    finally:
+        for request in pending.values():
+            request.cancel()
+        if other is not None:
+            balancer.release(other)
+
+
+async def async_race(step: Infer, delay: float, balancer: Balancer) -> tuple[Answer, Endpoint]:
+    """`race` for asyncio."""
+    ends = monotonic() + step.timeout
+
+    def start(endpoint: Endpoint) -> asyncio.Task[Answer]:
+        infer: Any = endpoint.transport.infer(
+            step.model, step.inputs, max(1e-3, ends - monotonic()), version=step.version, headers=step.headers
+        )
+        return asyncio.create_task(infer)
+
+    other: Endpoint | None = None
+    pending = {start(step.endpoint): step.endpoint}
+    failures: dict[Endpoint, SilverTritonError] = {}
+    try:
+        ready, _ = await asyncio.wait(pending, timeout=delay)
+        if not ready:
+            other = step.hedge()
+            if other is not None:
+                pending[start(other)] = other
+            ready, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        while True:
+            for task in ready:
+                endpoint = pending.pop(task)
+                try:
+                    answer = task.result()
+                    if (error := failures.get(step.endpoint)) is not None:
+                        balancer.report(step.endpoint, error)
+                    return answer, endpoint
+                except SilverTritonError as failure:
+                    failures[endpoint] = failure
+                    if endpoint is other:
+                        balancer.report(endpoint, failure)
+            if not pending:
+                raise failures[step.endpoint]
+            ready, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in pending:
+            task.cancel()
+        for task in pending:
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await task
+        if other is not None:
+            balancer.release(other)

@@ -1,0 +1,114 @@
+"""Every block of code of docs/client.md, and the client's of README.md, runs; addresses lead to fake servers."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from client import AsyncRetrievalClient, Feature, RetrievalClient, Schema
+from client.testing import FakeServer
+from tests.client.certificates import LOOPBACK, Authority
+
+ROOT = Path(__file__).parents[2]
+GUIDE = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "client.md").read_text(), flags=re.DOTALL)
+README = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+SCHEMA = Schema(
+    name="movies",
+    user_features=(
+        Feature("user_id", "category", "integer"),
+        Feature("age", "number"),
+        Feature("gender", "category", "string"),
+    ),
+    item_features=(
+        Feature("title_id", "category", "integer", filter=True),
+        Feature("genres", "tags", "string", filter=True),
+        Feature("year", "number", filter=True),
+        Feature("released", "date", filter=True),
+    ),
+    tasks=("click", "watch"),
+    history_length=50,
+    query_dims=0,
+    max_results=100,
+    max_candidates=400,
+    clusters=64,
+)
+ITEMS = [
+    {"item_id": item, "title_id": item, "genres": [["Drama", "War", "Comedy"][item % 3]], "year": 1950 + item}
+    for item in range(1, 70)
+]
+
+
+@pytest.fixture
+def server() -> FakeServer:
+    return FakeServer(SCHEMA, ITEMS)
+
+
+@pytest.fixture
+def addresses(server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """The addresses of the documentation and where they lead; the TLS files that it names stand in the folder."""
+    monkeypatch.chdir(tmp_path)
+    for kind in (RetrievalClient, AsyncRetrievalClient):  # a busy machine must not fail the test
+        monkeypatch.setitem(kind.__init__.__kwdefaults__, "timeout", 30.0)
+    authority = Authority("the authority")
+    own, clients = authority.issue("server", [LOOPBACK]), authority.issue("client", [])
+    for name, text in (
+        ("ca.pem", authority.certificate),
+        ("client.pem", clients.certificate),
+        ("client.key", clients.key),
+    ):
+        Path(name).write_bytes(text)
+    credentials = grpc.ssl_server_credentials([(own.key, own.certificate)], authority.certificate, True)
+    with ExitStack() as stack:
+        plain = stack.enter_context(server.serving())
+        yield {
+            "localhost:8001": plain,
+            "127.0.0.1:8001": plain,
+            "10.0.0.1:8001": stack.enter_context(server.serving(credentials=credentials)),
+            "10.0.0.2:8001": stack.enter_context(server.serving(credentials=credentials)),
+        }
+
+
+def run(block: str, addresses: dict[str, str], names: dict[str, Any]) -> None:
+    for address, where in addresses.items():
+        block = block.replace(f'"{address}"', f'"{where}"')
+    block = re.sub(r"\btimeout=[0-9.]+", "timeout=30", block)
+    code = compile(block, "<docs>", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    waiting = eval(code, names)
+    if waiting is not None:
+        asyncio.run(waiting)
+
+
+def test_the_guide(addresses: dict[str, str], server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, Any] = {}
+    for block in GUIDE:
+        run(block, addresses, names)
+    printed = capsys.readouterr().out
+    assert "user {'user_id': 'not a number'}: user feature 'user_id': got 'not a number'" in printed
+    headers = [call.headers for call in server.calls if "traceparent" in call.headers]
+    assert headers
+    assert headers[0]["triton-grpc-protocol-inference-key"] == "..."
+    assert sum(call.model == "retrieval_rank" for call in server.calls) == 1
+    assert [result.count for result in names["results"]] == [69] * 3
+
+
+def test_the_readme(addresses: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    for block in README:
+        run(block, addresses, {})
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 10
+    first = lines[0].split()
+    assert int(first[0]) == 40  # of those that pass the one with the best score
+    assert float(first[1]) > 0
+
+
+def test_there_are_blocks() -> None:
+    assert len(GUIDE) >= 9
+    assert len(README) == 1
