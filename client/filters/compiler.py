@@ -76,7 +76,7 @@ class FilterCompiler:
 
     def compile(self, condition: Condition) -> NDArray[np.int64]:
         """[2 + n] int64 words; see `compile_filter`."""
-        return np.frombuffer(self.compile_bytes(condition), np.int64)
+        return np.frombuffer(self.compile_bytes(condition), np.int64).copy()  # bytes are not writable
 
     def compile_bytes(self, condition: Condition) -> bytes:
         """The bytes of `compile`."""
