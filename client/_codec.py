@@ -156,7 +156,7 @@ class Codec:
         return tensors
 
     def encode(self, requests: Iterable[Request]) -> Tensors:
-        """Requests to the tensors of one batch. Raises the `RequestError` of the first bad one."""
+        """Requests to the tensors of one batch, which are read-only. Raises the `RequestError` of the first bad one."""
         return self.stack([self.check(request) for request in requests])
 
     def decode(
