@@ -88,13 +88,13 @@ def calibrate(
     found when its exact score reaches the last exact score of `truth`, so ties count alike.
     """
     search.probes = probes or 0
-    search.candidates = candidates or candidates_for(CANDIDATES[-1], results, search.max_candidates)
+    if candidates is None:
+        choices = sorted({candidates_for(factor, results, search.max_candidates) for factor in CANDIDATES})
+    else:
+        choices = [candidates]
+    search.candidates = choices[-1]
     search.exact_rows = _exact_rows(search, truth.queries)
     expected = _reach_by_share(search, truth, target)
-    factors = CANDIDATES if candidates is None else ()
-    choices = sorted({candidates_for(factor, results, search.max_candidates) for factor in factors}) or [
-        search.candidates
-    ]
     search.candidates, search.reach = _fastest(search, truth, target, expected, choices)
     recalls = measure_recall(search, truth)
     return Calibration(
@@ -173,8 +173,7 @@ def _fastest(
     Few candidates need more clusters for the same recall, many have to be rescored. Only those that find the target
     compete; if none does, the most are taken. `expected` [G]: the reach to begin with.
     """
-    best, best_time = (choices[-1], expected), float("inf")
-    added = 0.0
+    best, best_time, added = (choices[-1], expected), float("inf"), 0.0
     for candidates in choices:
         search.candidates, search.reach = candidates, expected + added
         if search.probes == 0:

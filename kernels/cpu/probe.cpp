@@ -30,7 +30,7 @@ int64_t passing_rows(const InstructionSet& isa, const SearchIndex& index, const 
     const auto end = std::lower_bound(begin, excluded.end(), last * kBlockRows);
     if (request.words == nullptr)
         return (last - first - 1) * kBlockRows + count_bits(index.filters.valid[last - 1]) - (end - begin);
-    const auto passes = [&](int32_t row) { return request.words[row / kBlockRows] >> (row % kBlockRows) & 1u; };
+    const auto passes = [&](int32_t row) { return has_row(request.words, row); };
     return isa.count_words(request.words + first, last - first) - std::count_if(begin, end, passes);
 }
 

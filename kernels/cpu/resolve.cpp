@@ -17,17 +17,13 @@ bool finite(const float* query, int64_t dims) {
     return all;
 }
 
-bool passes(const uint32_t* words, int32_t row) {
-    return words[row / kBlockRows] >> (row % kBlockRows) & 1u;
-}
-
 // What passes the filter and is not excluded.
 void apply(const SharedFilter& filter, const FilterIndex& index, Request& request) {
     const auto& excluded = request.excluded;
     request.total = filter.passing;
     if (!filter.listed) {
         request.words = filter.words.data();
-        for (const int32_t row : excluded) request.total -= passes(request.words, row);
+        for (const int32_t row : excluded) request.total -= has_row(request.words, row);
         return;
     }
     request.list = &filter.list;

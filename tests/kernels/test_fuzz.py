@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.skipif(shutil.which("clang++") is None, reason="no clang++: apt-get install clang")
+@pytest.mark.skipif(shutil.which("clang++") is None, reason="no clang++: apt-get install clang libclang-rt-dev")
 def test_filter_programs_of_any_words_do_no_harm() -> None:
     """And pass the rows that a plain evaluator lets pass; else the fuzzer aborts with the words of the program."""
     result = subprocess.run([ROOT / "scripts" / "fuzz"], cwd=ROOT, capture_output=True, text=True, check=False)

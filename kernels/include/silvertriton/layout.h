@@ -51,6 +51,11 @@ ST_HOST_DEVICE constexpr int32_t count_bits(uint32_t word) {
     return static_cast<int32_t>((((word + (word >> 4)) & 0x0f0f0f0fu) * 0x01010101u) >> 24);
 }
 
+// Whether a row is set in a mask [NB].
+ST_HOST_DEVICE constexpr bool has_row(const uint32_t* words, int64_t row) {
+    return (words[row / kBlockRows] >> (row % kBlockRows) & 1u) != 0;
+}
+
 // Where codes do not lie row by row too: set bits at most of a block whose rows are read from their fp16 components. A
 // block costs its codes and scales in sequence; a row lies somewhere else, and costs its bytes and as much as some
 // eight cache lines more.

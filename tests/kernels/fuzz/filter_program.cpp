@@ -295,7 +295,7 @@ void check(const std::vector<int64_t>& program, const char* set) {
         fail(set, std::to_string(request.passing) + " rows pass, expected " + std::to_string(count));
     for (int64_t row = 0; row < kRows; ++row) {
         const bool expected = row < kItems && passes[static_cast<size_t>(row)];
-        if ((words[static_cast<size_t>(row / 32)] >> (row % 32) & 1) != expected)
+        if (has_row(words.data(), row) != expected)
             fail(set, "row " + std::to_string(row) + " should " + (expected ? "" : "not ") + "pass");
     }
 }
