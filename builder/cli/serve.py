@@ -12,6 +12,7 @@ import click
 from builder.cli.options import repository_option
 from builder.errors import BuilderError
 from builder.progress import step
+from client.schema import RANKING_SUFFIX
 
 
 @click.command()
@@ -35,8 +36,10 @@ def command(
 
     The server is the stock tritonserver of the PyPI wheel `nvidia-pytriton`; nothing of ours runs in it but the model.
     """
+    from builder.serving.rollout import tidy
     from builder.serving.server import StockServer
 
+    tidy(repository)
     if not no_verify:
         _verify(repository)
     stopping = threading.Event()
@@ -69,18 +72,23 @@ def command(
 
 def _verify(repository: Path) -> None:
     from builder.export.manifest import read_manifest, verify
-    from builder.export.repository import versions
+    from builder.export.repository import find_version
+    from builder.export.served import configured
 
-    models = [path.parent.name for path in sorted(repository.glob("*/config.pbtxt"))]
-    newest = [versions(repository, model)[-1] for model in models if versions(repository, model)]
-    size = sum(entry.bytes for version in newest for entry in read_manifest(version).files.values())
+    served = []
+    for path in sorted(repository.glob("*/config.pbtxt")):
+        if (says := configured(path.parent)) is not None:
+            served.append(find_version(repository, path.parent.name, says.version))
+    size = sum(entry.bytes for version in served for entry in read_manifest(version).files.values())
     with step("Checking files", size, count=False) as current:
-        manifests = {version.parent.name: verify(version, current.advance) for version in newest}
+        manifests = {version.parent.name: verify(version, current.advance) for version in served}
     for model, manifest in manifests.items():
         ranks = manifest.ranks
-        if ranks and ranks.model in manifests and manifests[ranks.model].snapshot != manifest.snapshot:
+        if ranks is None or model != ranks.model + RANKING_SUFFIX or ranks.model not in manifests:
+            continue
+        if manifests[ranks.model].snapshot != manifest.snapshot:
             click.echo(
                 f"warning: {model} ranks items of another version than {ranks.model} retrieves; "
-                "clients refuse to use both. Export them together",
+                f"clients refuse to use both. Stop, and: builder promote {ranks.version} --offline",
                 err=True,
             )

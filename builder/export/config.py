@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
@@ -90,10 +91,22 @@ def configured_processes(path: Path) -> tuple[int, int]:
 
     Raises `BuilderError` if it cannot be read.
     """
+    config = read_config(path)
+    try:
+        threads = int(config.parameters["INTRA_OP_THREAD_COUNT"].string_value or 1)
+    except ValueError as error:
+        raise _unreadable(path, error) from error
+    return threads, sum(group.count for group in config.instance_group) or 1
+
+
+def read_config(path: Path) -> Any:
+    """A model configuration, as a message. Raises `BuilderError` if it cannot be read."""
     config = model_config_pb2.ModelConfig()
     try:
-        text_format.Parse(path.read_text(), config)
-        threads = int(config.parameters["INTRA_OP_THREAD_COUNT"].string_value or 1)
+        return text_format.Parse(path.read_text(), config)
     except (OSError, ValueError, text_format.ParseError) as error:
-        raise BuilderError(f"cannot be read: {error}", where=str(path), remedy="Export the model again.") from error
-    return threads, sum(group.count for group in config.instance_group) or 1
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> BuilderError:
+    return BuilderError(f"cannot be read: {error}", where=str(path), remedy="Export the model again.")

@@ -1,8 +1,9 @@
 """Version directories in a Triton model repository, written whole or not at all.
 
-REPOSITORY/MODEL/config.pbtxt              Python backend (the embedded server)
-REPOSITORY/MODEL/configs/pytorch.pbtxt     PyTorch backend, chosen with --model-config-name=pytorch
 REPOSITORY/MODEL/VERSION/{model.pt, model.py, libsilvertriton_ops.so, manifest.json}
+REPOSITORY/MODEL/VERSION/{config.pbtxt, pytorch.pbtxt}      its configurations
+REPOSITORY/MODEL/config.pbtxt              of the version that is served: Python backend (the embedded server)
+REPOSITORY/MODEL/configs/pytorch.pbtxt     the same: PyTorch backend, chosen with --model-config-name=pytorch
 REPOSITORY/MODEL_rank/...                  the ranking model of the same snapshot, under the same version number
 """
 
@@ -33,13 +34,13 @@ from builder.export.manifest import (
     hash_file,
     read_manifest,
 )
+from builder.export.served import CONFIGS, configure
 from builder.oplib import library_path
-from client.schema import RANKING_SUFFIX, Schema
+from client.schema import CANARY_SUFFIX, RANKING_SUFFIX, Schema
 
 # Copied, never imported here: it needs the server's own Python module.
 _SERVED_CODE = Path(__file__).parent.parent / "serving" / "triton_model.py"
 _PARTIAL = ".partial-"
-_CONFIGS = {"python": Path("config.pbtxt"), "pytorch": Path("configs", "pytorch.pbtxt")}
 _FREE_SPACE_RESERVE = 64 << 20  # bytes left free beside what is written
 
 
@@ -86,7 +87,7 @@ def write_version(
     threads: int = 1,
     instances: int = 1,
 ) -> Path:
-    """Add the next version of a model to a repository and return its directory.
+    """Add the next version of a model to a repository and return its directory. Only the first one is served by that.
 
     `describe` receives the hashes of the files and returns the manifest. `ranking` becomes the version of that number
     of the ranking model. Everything is written under temporary names and renamed when it is complete, so that a server
@@ -116,13 +117,13 @@ def write_version(
                     manifest = _of_ranking(manifest, ranks, files, network)
                 (partial / MANIFEST).write_text(manifest.to_json())
                 partial.chmod(0o755)  # mkdtemp's 0700 would lock out a server that runs as another user
-                _sync(partial)
-                for backend, config in _CONFIGS.items():
+                for backend, config in CONFIGS.items():
                     text = model_config(
                         schema, model=name, backend=backend, threads=threads, instances=instances,
                         snapshot=manifest.snapshot, ranks=None if ranks is None else model,
                     )  # fmt: skip
                     (partial / config.name).write_text(text)
+                _sync(partial)
                 written.append((partial, home / str(number)))
             _publish(written[::-1])
             return homes[0] / str(number)
@@ -139,8 +140,9 @@ def check_target(repository: Path, model: str, *, ranked: bool = False) -> None:
         raise BuilderError(
             f"model name {model!r}: use letters, digits, '_' and '-' only, as it is a directory and part of URLs"
         )
-    if model.endswith(RANKING_SUFFIX):
-        raise BuilderError(f"model name {model!r}: names that end in {RANKING_SUFFIX} are those of ranking models")
+    for suffix, of in ((RANKING_SUFFIX, "ranking models"), (CANARY_SUFFIX, "canaries")):
+        if model.endswith(suffix):
+            raise BuilderError(f"model name {model!r}: names that end in {suffix} are those of {of}")
     rank = model + RANKING_SUFFIX
     if not ranked and versions(repository, rank):
         raise BuilderError(
@@ -185,22 +187,21 @@ def _of_ranking(
 
 
 def _publish(written: list[tuple[Path, Path]]) -> None:
-    """Put the configurations in place, then rename the folders, in order; take back what was renamed if one fails.
-
-    All of them are complete, beside the new versions' files, before the first one takes its place.
-    """
-    for partial, version in written:
-        for config in _CONFIGS.values():
-            (version.parent / config).parent.mkdir(exist_ok=True)
-            os.replace(partial / config.name, version.parent / config)
+    """Rename the folders, in order, and configure models that had no version; take all of it back if one fails."""
+    new = [version.parent for _, version in written if not (version.parent / CONFIGS["python"]).exists()]
     renamed: list[Path] = []
     try:
         for partial, version in written:
             partial.rename(version)
             renamed.append(version)
+            if version.parent in new:
+                configure(version.parent, version)
     except BaseException:
         for version in renamed:
             shutil.rmtree(version, ignore_errors=True)
+        for home in new:
+            shutil.rmtree(home / CONFIGS["pytorch"].parent, ignore_errors=True)
+            (home / CONFIGS["python"]).unlink(missing_ok=True)
         raise
 
 

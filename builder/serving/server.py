@@ -97,6 +97,8 @@ class StockServer:
             f"--metrics-address={self.address}",
             f"--metrics-port={self.metrics_port}",
             "--disable-auto-complete-config",
+            "--model-control-mode=explicit",  # what `builder promote` needs
+            "--load-model=*",
             "--allow-gpu-metrics=false",
             # The stubs' shared memory carries requests; names of its own keep servers side by side apart.
             f"--backend-config=python,shm-region-prefix-name={self._scratch.name}-",
