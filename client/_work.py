@@ -20,9 +20,12 @@ R = TypeVar("R")
 
 
 class Work(Protocol[R]):
-    """One batch of one call. `codec`: what it was encoded with last, a `Codec` or a `RankingCodec`."""
+    """One batch of one call. `codec`: what it was encoded with last, a `Codec` or a `RankingCodec`. `draw`: 0 to 1, of
+    `client._serving.drawn`.
+    """
 
     codec: Any
+    draw: float
 
     def encode(self, codec: Any) -> Tensors | None:
         """The tensors; None when there is nothing to send."""
@@ -44,8 +47,9 @@ class Work(Protocol[R]):
 class Retrieving:
     """A batch of retrieval requests. Wrong ones are not sent; their errors stand among the results."""
 
-    def __init__(self, requests: Sequence[Request]) -> None:
+    def __init__(self, requests: Sequence[Request], draw: float) -> None:
         self.codec: Codec | None = None
+        self.draw = draw
         self._requests = requests
         self._checked: list[Row | RequestError] = []
         self._ks: list[int] = []
@@ -64,7 +68,7 @@ class Retrieving:
         if answer is None:
             return [row for row in self._checked if isinstance(row, RequestError)]
         assert self.codec is not None
-        answered = self.codec.decode(answer.outputs, self._ks, latency)
+        answered = self.codec.decode(answer.outputs, self._ks, latency, _number(answer.version))
         if len(answered) == len(self._checked):
             return answered
         following = iter(answered)
@@ -80,8 +84,9 @@ class Retrieving:
 class RankingItems:
     """One ranking request. Raises where it is wrong."""
 
-    def __init__(self, request: Request, items: Iterable[int], k: int | None) -> None:
+    def __init__(self, request: Request, items: Iterable[int], k: int | None, draw: float) -> None:
         self.codec: RankingCodec | None = None
+        self.draw = draw
         self._request = request
         self._ids = item_ids("items", items)
         self._k = ranked_at_most(k, len(self._ids))
@@ -103,7 +108,7 @@ class RankingItems:
             raise self._error
         assert self.codec is not None
         assert answer is not None
-        return self.codec.decode(answer.outputs, self._ids, self._k, latency)
+        return self.codec.decode(answer.outputs, self._ids, self._k, latency, _number(answer.version))
 
     def outdated(self, results: Ranking) -> bool:
         return False
@@ -119,6 +124,10 @@ def kept(request: Request) -> Request:
         history=history if _lasts(history) else _listed(history),
         exclude=exclude if _lasts(exclude) else _listed(exclude),
     )
+
+
+def _number(version: str) -> int | None:
+    return int(version) if version.isdecimal() else None
 
 
 def _lasts(values: object) -> bool:

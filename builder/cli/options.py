@@ -19,7 +19,9 @@ repository_option = click.option(
 model_option = click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Name of the served model.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts instead of a table.")
 
-address_option = click.option("--address", default="127.0.0.1:8001", show_default=True, help="The server's gRPC endpoint.")
+address_option = click.option(
+    "--address", default="127.0.0.1:8001", show_default=True, help="The server's gRPC endpoint."
+)
 
 
 def _headers(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
