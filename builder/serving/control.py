@@ -63,8 +63,7 @@ class ModelControl:
 
     def unload(self, model: str) -> None:
         """Unload a model; requests that it has are answered first. Nothing happens if it is not loaded."""
-        if model in self.loaded():
-            self._ask("unload_model", model)
+        self._ask("unload_model", model)
 
     def prove(self, model: str, version: int) -> None:
         """Ask that version for an answer, with neutral tensors. Raises `BuilderError` unless its status is 0."""

@@ -226,8 +226,8 @@ def _end_canary(repository: Path, model: str, control: ModelControl, say: Say) -
 
 
 def _drop(repository: Path, model: str, name: str, control: ModelControl) -> None:
+    control.unload(name)  # first: what is not in the repository is not listed as loaded any more
     remove_canary(repository, name, model)
-    control.unload(name)
 
 
 def _forget_canary(repository: Path, model: str) -> None:

@@ -103,6 +103,10 @@ class Load:
             assert self.failed == []
             time.sleep(0.02)
 
+    def wait(self, seconds: float) -> None:
+        """Let so much time pass."""
+        time.sleep(seconds)
+
     def _threaded(self, call: Callable[[RetrievalClient, np.random.Generator], list[Any]]) -> None:
         rng = np.random.default_rng(len(self._threads))
         settings = {**self.settings, "hedge": 0.05} if call == self._hedged else self.settings

@@ -338,7 +338,7 @@ def test_what_cannot_be_tuned_is_refused_before_any_work(shop: Shop, tmp_path: P
     with pytest.raises(BuilderError, match=rf"/1: is for operators 1, {has}\n  .*builder export"):
         tune(source, tmp_path / "repository")
     manifest.write_text(written)
-    config = version.parent / "config.pbtxt"
+    config = version / "config.pbtxt"
     text = config.read_text()
     config.write_text("not a configuration")
     with pytest.raises(BuilderError, match=r"/config.pbtxt: cannot be read: .*\n  Export the model again"):
