@@ -133,8 +133,8 @@ class Ranking:
 
     `item_ids` [count] int64, `scores` [count] float32, `task_scores` [count, T] float32 in the order of `task_names`;
     `positions` [count] int64: where each stands among the given items. `unknown` [n] int64: the given ids that the
-    artifact does not have, in their order. `latency`: seconds from sending the tensors to having the answer. `version`: of
-    the model that answered; None from a transport that cannot tell.
+    artifact does not have, in their order. `latency`: seconds from sending the tensors to having the answer.
+    `version`: of the model that answered; None from a transport that cannot tell.
 
     Iterating, indexing and `hits` give `Hit` objects, made on demand; `len()` is `count`.
     """

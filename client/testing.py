@@ -56,7 +56,8 @@ class FakeServer:
     puts it behind a real gRPC port.
 
     `calls`: what arrived, in order. `delay`: seconds that an answer takes. `fail()`: what the next calls raise.
-    `replace()`: another artifact, as the next version. `start_canary()`: one beside it, for a share of the requests. Raises `InvalidValue` for items that do not fit the schema.
+    `replace()`: another artifact, as the next version. `start_canary()`: one beside it, for a share of the requests.
+    Raises `InvalidValue` for items that do not fit the schema.
     """
 
     def __init__(
@@ -199,9 +200,7 @@ class FakeServer:
         rows = {len(tensor) for tensor in inputs.values()}
         if len(rows) > 1 or max(rows, default=0) > max(1, self._max_batch_size):
             raise SchemaMismatch(f"{model!r} at {ADDRESS}: got tensors of {sorted(rows)} rows")
-        return Answer(
-            network.rank(inputs) if model.endswith(RANKING_SUFFIX) else network.retrieve(inputs), str(served)
-        )
+        return Answer(network.rank(inputs) if model.endswith(RANKING_SUFFIX) else network.retrieve(inputs), str(served))
 
     def _find(self, model: str, version: str) -> tuple[FakeNetwork, int]:
         """What answers under that name, and its version."""

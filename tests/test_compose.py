@@ -93,6 +93,8 @@ def test_what_is_preloaded_is_what_an_export_writes(compose: dict[str, Any], ver
             "--model-repository=/models",
             "--model-config-name=pytorch",
             "--disable-auto-complete-config",
+            "--model-control-mode=explicit",
+            "--load-model=*",
         ]
     words = script(compose["services"]["triton-cpu"], MODEL="films", VERSION="7")
     assert "LD_PRELOAD=/models/films/7/libsilvertriton_ops.so" in words

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from builder.cli.options import address_option, header_option, model_option, repository_option
+from builder.cli.options import address_option, admin_key_option, model_option, repository_option
 
 
 @click.command()
@@ -20,22 +20,22 @@ from builder.cli.options import address_option, header_option, model_option, rep
 )
 @click.option("--offline", is_flag=True, help="No server runs: only write down what is served at the next start.")
 @address_option
-@header_option
+@admin_key_option
 def command(
     version: int | None,
     repository: Path,
     model: str,
     share: float | None,
     offline: bool,
-    address: str,
-    headers: dict[str, str],
+    address: str | None,
+    admin_key_file: Path | None,
 ) -> None:
     """Serve VERSION, the newest if left out, in place of the one that is served; no request fails meanwhile.
 
-    With --share the version is a canary: repeat it with another share, leave --share out to serve the version to all, or
-    end the canary with `builder rollback`.
+    With --share the version is a canary: repeat it with another share, leave --share out to serve the version to all,
+    or end the canary with `builder rollback`.
     """
-    from builder.serving.control import ModelControl
+    from builder.serving.control import reach
     from builder.serving.rollout import choose, promote, start_canary
 
     if offline:
@@ -44,7 +44,7 @@ def command(
         number = choose(repository, model, version)
         click.echo(f"version {number} of {model} is served from the next start on")
         return
-    with ModelControl(address, headers) as control:
+    with reach(repository, address, admin_key_file) as control:
         if share is None:
             number = promote(repository, model, version, control, _say)
             click.echo(f"version {number} of {model} is served")

@@ -121,7 +121,12 @@ def _vector(path: Path | None) -> np.ndarray[Any, np.dtype[Any]] | None:
 
 def _print_ranking(result: Ranking, as_json: bool) -> None:
     if as_json:
-        answer = {"hits": _hits(result), "unknown": result.unknown.tolist(), "latency_ms": result.latency * 1e3}
+        answer = {
+            "hits": _hits(result),
+            "unknown": result.unknown.tolist(),
+            "version": result.version,
+            "latency_ms": result.latency * 1e3,
+        }
         click.echo(json.dumps(answer))
         return
     console = Console()
@@ -144,6 +149,7 @@ def _as_json(result: Retrieval) -> dict[str, Any]:
             "rows_scanned": stats.rows_scanned,
             "exact": stats.exact,
         },
+        "version": result.version,
         "latency_ms": result.latency * 1e3,
     }
 

@@ -6,22 +6,22 @@ from pathlib import Path
 
 import click
 
-from builder.cli.options import address_option, header_option, model_option, repository_option
+from builder.cli.options import address_option, admin_key_option, model_option, repository_option
 
 
 @click.command()
 @repository_option
 @model_option
 @address_option
-@header_option
-def command(repository: Path, model: str, address: str, headers: dict[str, str]) -> None:
+@admin_key_option
+def command(repository: Path, model: str, address: str | None, admin_key_file: Path | None) -> None:
     """End the canary, or else serve the version that was served before; no request fails meanwhile.
 
     A second rollback takes the first one back.
     """
-    from builder.serving.control import ModelControl
+    from builder.serving.control import reach
     from builder.serving.rollout import roll_back
 
-    with ModelControl(address, headers) as control:
+    with reach(repository, address, admin_key_file) as control:
         left, served = roll_back(repository, model, control, lambda what: click.echo(what, err=True))
     click.echo(f"version {served} of {model} is served; version {left} is not any more")

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from builder.cli.options import address_option, header_option, json_option, model_option, repository_option
+from builder.cli.options import address_option, admin_key_option, json_option, model_option, repository_option
 from builder.errors import BuilderError
 
 
@@ -19,9 +19,9 @@ from builder.errors import BuilderError
 @repository_option
 @model_option
 @address_option
-@header_option
+@admin_key_option
 @json_option
-def command(repository: Path, model: str, address: str, headers: dict[str, str], as_json: bool) -> None:
+def command(repository: Path, model: str, address: str | None, admin_key_file: Path | None, as_json: bool) -> None:
     """List the versions of a model: which one is served, a canary, or was served before, and what the server says.
 
     Without a server that can be reached, what the repository says. Exit code 1 where both disagree.
@@ -30,7 +30,7 @@ def command(repository: Path, model: str, address: str, headers: dict[str, str],
 
     said = state(repository, model)
     try:
-        loaded: dict[str, list[int]] | None = _loaded(address, headers)
+        loaded: dict[str, list[int]] | None = _loaded(repository, address, admin_key_file)
         unreachable = ""
     except BuilderError as error:
         loaded, unreachable = None, error.what
@@ -40,7 +40,7 @@ def command(repository: Path, model: str, address: str, headers: dict[str, str],
         click.echo(json.dumps({"versions": rows, "server": loaded, "faults": faults}))
     else:
         _show(rows)
-        click.echo(f"the server at {address} " + (f"is not asked: {unreachable}" if loaded is None else "agrees")
+        click.echo("the server " + (f"is not asked: {unreachable}" if loaded is None else "agrees")
                    if not faults else "\n".join(faults))  # fmt: skip
     if faults:
         raise click.exceptions.Exit(1)
@@ -52,10 +52,10 @@ def _versions(repository: Path, model: str) -> list[Path]:
     return versions(repository, model)
 
 
-def _loaded(address: str, headers: dict[str, str]) -> dict[str, list[int]]:
-    from builder.serving.control import ModelControl
+def _loaded(repository: Path, address: str | None, admin_key_file: Path | None) -> dict[str, list[int]]:
+    from builder.serving.control import reach
 
-    with ModelControl(address, headers) as control:
+    with reach(repository, address, admin_key_file) as control:
         return control.loaded()
 
 

@@ -1,7 +1,7 @@
 """Which version a model serves: it stands in the model's configuration, which is that version's own.
 
 REPOSITORY/MODEL/VERSION/{config.pbtxt, pytorch.pbtxt}            written with the version, never changed
-REPOSITORY/MODEL/{config.pbtxt, configs/pytorch.pbtxt}            the served version's, with its number and its predecessor's
+REPOSITORY/MODEL/{config.pbtxt, configs/pytorch.pbtxt}            the served version's, and its number
 REPOSITORY/MODEL_canary/{VERSION -> ../MODEL/VERSION, ...}        a canary: a second version, as a model of its own
 
 A model of its own because all loaded versions of one Triton model share one configuration, and versions differ in it:
@@ -138,7 +138,7 @@ def rollout_lock(repository: Path) -> Iterator[None]:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Write a file under another name, to the disk, and rename it: whoever reads it finds the old one or the new one."""
+    """Write a file to the disk under another name and rename it: whoever reads it finds the old or the new one."""
     partial = path.with_name(f"{path.name}.partial")
     with partial.open("wb") as file:
         file.write(content)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,30 @@ import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
 from builder.errors import BuilderError
+from builder.serving.state import admin_headers, read_key, read_state
 
 LOAD_TIMEOUT = 600.0  # seconds until a model is given up
 _ASK_TIMEOUT = 30.0  # seconds for any other call
 _UNKNOWN_LENGTH = 8  # of a dimension that may be any
+_DIRECT = [("grpc.enable_http_proxy", 0)]
+
+
+def reach(repository: Path, address: str | None, key_file: Path | None) -> ModelControl:
+    """The server at `address`, or else the one that `builder serve` runs for a repository on this host.
+
+    The key is that of the file, of the environment or of that server. Raises BuilderError if none is known.
+    """
+    key = read_key(key_file)
+    if address is None:
+        try:
+            state = read_state(repository)
+        except BuilderError as error:
+            remedy = f"{error.remedy}\n  Of a server that runs otherwise, give the gRPC endpoint with --address."
+            raise BuilderError(error.what, where=error.where, remedy=remedy) from error
+        if state.url is None:
+            raise BuilderError("the server has gRPC switched off", where=str(repository), remedy="Leave it on.")
+        address, key = state.url, key or state.admin_key
+    return ModelControl(address, admin_headers(key) if key else {})
 
 
 class ModelControl:
@@ -27,7 +48,7 @@ class ModelControl:
     def __init__(self, address: str, headers: Mapping[str, str] | None = None) -> None:
         self.address = address
         self._headers = {name.lower(): value for name, value in (headers or {}).items()}
-        self._client = triton.InferenceServerClient(address)
+        self._client = triton.InferenceServerClient(address, channel_args=_DIRECT)
 
     def __enter__(self) -> ModelControl:
         return self
@@ -95,7 +116,7 @@ def _failure(error: InferenceServerException, address: str) -> BuilderError:
     status, message = str(error.status()).removeprefix("StatusCode."), str(error.message())
     remedy = ""
     if "protocol is restricted" in message:
-        remedy = "Give its key with --header NAME=VALUE."
+        remedy = "Give its key with --admin-key-file, or in SILVERTRITON_ADMIN_KEY."
     elif "explicit model load / unload is not allowed" in message:
         remedy = "Start the server with `builder serve`, or with --model-control-mode=explicit --load-model=*."
     elif status == "UNAVAILABLE":

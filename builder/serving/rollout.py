@@ -3,8 +3,8 @@
 A promotion loads the version beside the served one, as a model of its own (see builder/export/served.py), and proves it
 there with a request. Only then the served model's configuration names it and the server loads that: it keeps the old
 version until the new one is ready, exchanges them at once, and lets requests that the old one has end. The ranking
-model of the version is the last thing unloaded beside, so that clients find one of the snapshot that they know whichever
-of both models has changed already.
+model of the version is the last thing unloaded beside, so that clients find one of the snapshot that they know,
+whichever of both models has changed already.
 """
 
 from __future__ import annotations
@@ -37,8 +37,7 @@ _STAGED = 0.0  # the share of a version that is loaded beside the served one, fo
 
 @dataclass(frozen=True)
 class State:
-    """What a repository says of a model: `served`; `canary`: a version on trial, None without one. `rank`: what the ranking model
-    serves, None without one."""
+    """What a repository says that the server serves of a model, as its canary and as its ranking model, if any."""
 
     served: Configured
     canary: Configured | None
@@ -60,9 +59,9 @@ def state(repository: Path, model: str) -> State:
 def promote(repository: Path, model: str, number: int | None, control: ModelControl, say: Say = lambda _: None) -> int:
     """Serve a version, the newest if None, in place of the one that is served. Returns its number.
 
-    A canary ends, by being served or by being unloaded. Promoting what is served already completes a
-    promotion that was interrupted. Raises BuilderError where the version is damaged, cannot be loaded or does not answer:
-    what was served is served further on then, and the repository says so.
+    A canary ends, by being served or by being unloaded. Promoting what is served already completes a promotion that was
+    interrupted. Raises BuilderError where the version is damaged, cannot be loaded or does not answer: what was served
+    is served further on then, and the repository says so.
     """
     with rollout_lock(repository):
         pair = _checked_pair(repository, model, number, say)
@@ -85,8 +84,8 @@ def start_canary(
 ) -> int:
     """Load a version beside the served one, for a share of the requests, 0 to 1. Returns its number.
 
-    Another canary is unloaded first; for this version, if it is one already, the share changes. Raises BuilderError as `promote`
-    does, and for the version that is served.
+    Another canary is unloaded first; for this version, if it is one already, the share changes. Raises BuilderError as
+    `promote` does, and for the version that is served.
     """
     with rollout_lock(repository):
         pair = _checked_pair(repository, model, number, say)

@@ -94,9 +94,7 @@ def test_requests_of_a_key_stay_where_they_are(client: Any, server: FakeServer, 
     server.start_canary(CANARY, share=0.6, schema=other)
     large = {key: whole(client.retrieve(key=key)) for key in range(300)}
     assert 0 < sum(version == 2 for version in small.values()) < sum(version == 2 for version in large.values()) < 300
-    assert all(
-        large[key] == 2 for key, version in small.items() if version == 2
-    )  # no others
+    assert all(large[key] == 2 for key, version in small.items() if version == 2)  # no others
 
 
 def test_keys_are_drawn_evenly() -> None:

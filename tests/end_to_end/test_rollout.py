@@ -19,6 +19,7 @@ from builder.export.served import configured, rollout_lock
 from builder.serving.control import ModelControl
 from builder.serving.rollout import promote, roll_back, start_canary
 from builder.serving.server import StockServer
+from builder.serving.state import STATE_FILE
 from client import ModelUnavailable, RetrievalClient
 from client._serving import CANARY_REREAD
 from tests.end_to_end.rolling import DIMS, FIRST, Load, Made, make
@@ -26,6 +27,7 @@ from tests.end_to_end.rolling import DIMS, FIRST, Load, Made, make
 pytestmark = pytest.mark.server
 
 MODEL = "retrieval"
+BOTH = {MODEL: [1], f"{MODEL}_rank": [1]}
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +51,13 @@ def versions(exported: tuple[Path, dict[int, Made]]) -> dict[int, Made]:
 
 @pytest.fixture
 def server(repository: Path, tmp_path: Path) -> Iterator[StockServer]:
-    with StockServer(repository, log=tmp_path / "server.log") as server:
+    with StockServer(repository, log=tmp_path / "server.log", state=repository / STATE_FILE) as server:
         yield server
 
 
 @pytest.fixture
 def control(server: StockServer) -> Iterator[ModelControl]:
-    with ModelControl(server.url) as control:
+    with ModelControl(server.url, server.admin_headers) as control:
         yield control
 
 
@@ -129,14 +131,17 @@ def test_a_canary_is_followed_pinned_kept_over_a_restart_and_ended(
         client.retrieve(query=query)
     port = server.grpc_port
     server.stop()
-    with StockServer(repository, grpc_port=port), RetrievalClient(server.url, timeout=10) as client:
+    with (
+        StockServer(repository, grpc_port=port, state=repository / STATE_FILE),
+        RetrievalClient(server.url, timeout=10) as client,
+    ):
         assert {key: client.retrieve(query=query, key=key).version for key in keys} == keys
-        code, output = run("versions", "--repository", repository, "--address", server.url, "--json")
+        code, output = run("versions", "--repository", repository, "--json")
         assert code == 0, output
         rows = json.loads(output)["versions"]
         assert [(row["version"], row["role"]) for row in rows] == [(1, "served"), (2, "canary: 0.5"), (3, "")]
-        assert run("rollback", "--repository", repository, "--address", server.url)[0] == 0
-        assert control.loaded() == {MODEL: [1], f"{MODEL}_rank": [1]}
+        assert run("rollback", "--repository", repository)[0] == 0
+        assert json.loads(run("versions", "--repository", repository, "--json")[1])["server"] == BOTH
         assert {client.retrieve(query=query, key=key).version for key in keys} == {1}
 
 
@@ -172,7 +177,7 @@ def test_a_broken_version_is_refused_and_the_old_one_serves_on(
     assert (load.failed, load.mixed) == ([], [])
     assert {version for _, _, version in load.done} == {1}
     assert {path: path.read_bytes() for path in repository.glob("*/**/*.pbtxt")} == before
-    assert control.loaded() == {MODEL: [1], f"{MODEL}_rank": [1]}
+    assert control.loaded() == BOTH
     assert not list(repository.glob("*_canary*"))
 
 
@@ -189,21 +194,24 @@ def test_an_interrupted_promotion_is_told_and_set_right(
     monkeypatch.undo()
     control.load(MODEL, 2)
     assert control.loaded() == {MODEL: [2], f"{MODEL}_rank": [1]}
-    code, output = run("versions", "--repository", repository, "--address", server.url)
+    code, output = run("versions", "--repository", repository)
     assert code == 1
     assert "the server serves version 1 of retrieval_rank, the repository says version 2" in output
     assert "`builder promote 2` sets it right" in output
     assert promote(repository, MODEL, 2, control) == 2
     assert control.loaded() == {MODEL: [2], f"{MODEL}_rank": [2]}
-    assert run("versions", "--repository", repository, "--address", server.url)[0] == 0
+    assert run("versions", "--repository", repository)[0] == 0
     assert roll_back(repository, MODEL, control) == (2, 1)  # what was served before is still known
 
 
 def test_two_rollouts_at_once_and_no_server(repository: Path) -> None:
     with rollout_lock(repository):
-        code, output = run("promote", "2", "--repository", repository)
+        code, output = run("promote", "2", "--repository", repository, "--address", "127.0.0.1:9")
     assert code == 1
     assert "another promotion or rollback is under way" in output
+    code, output = run("promote", "2", "--repository", repository)
+    assert code == 1
+    assert "no server of this repository runs on this host" in output
     code, output = run("promote", "2", "--repository", repository, "--address", "127.0.0.1:9")
     assert code == 1
     assert "no Triton Inference Server can be reached" in output
