@@ -99,25 +99,30 @@ def canary_of(model: str) -> str:
 
 def place_canary(repository: Path, name: str, version: Path, share: float | None) -> Path:
     """Put a version of a model, already written, under another model's name; the folder appears whole."""
-    home = repository / name
-    partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=version.parent))  # a server would load it if it stood beside
-    try:
-        named = partial / name
-        named.mkdir()
-        (named / version.name).symlink_to(Path("..", version.parent.name, version.name))
-        configure(named, version, share=share)
-        named.rename(home)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return home
+    with _aside(version.parent) as partial:
+        home = partial / name
+        home.mkdir()
+        (home / version.name).symlink_to(Path("..", version.parent.name, version.name))
+        configure(home, version, share=share)
+        return home.rename(repository / name)
 
 
 def remove_canary(repository: Path, name: str, model: str) -> None:
-    """Remove that folder; whole first, so that no server that starts meanwhile finds half of it."""
-    with contextlib.suppress(FileNotFoundError):
-        partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=repository / model))
+    """Remove that folder, if it is there; no server that starts meanwhile finds half of it."""
+    with _aside(repository / model) as partial, contextlib.suppress(FileNotFoundError):
         (repository / name).rename(partial / name)
-        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _aside(home: Path) -> Iterator[Path]:
+    """A folder that is removed at the end. In a model's: a server would take one beside it for a model."""
+    for leftover in home.glob(f"{_PARTIAL}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=home))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -148,6 +148,8 @@ def choose(repository: Path, model: str, number: int | None) -> int:
 def tidy(repository: Path) -> None:
     """Remove what an interrupted promotion left beside the served models, before a server starts. A canary stays."""
     beside = [home.name.removesuffix(RANKING_SUFFIX) for home in repository.glob("*/") if _is_beside(home.name)]
+    if not beside:
+        return
     with contextlib.suppress(BuilderError), rollout_lock(repository):
         for name in set(beside):
             canary = configured(repository / name)

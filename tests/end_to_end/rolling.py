@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import threading
 import time
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 from builder.config import Config
 from builder.export.artifact import export
 from builder.export.sources import from_embeddings
-from client import AsyncRetrievalClient, F, Ranking, Request, Retrieval, RetrievalClient
+from client import AsyncRetrievalClient, ConnectionFailed, F, Ranking, Request, Retrieval, RetrievalClient
 
 FIRST = 1_000_000  # the ids of version n are n * FIRST + row
 DIMS, COLOURS = 16, ("red", "green", "blue")
@@ -70,13 +71,13 @@ class Load:
     """Clients of one server that ask until `stop`, threads and asyncio tasks, retrieving, batching and ranking.
 
     `done`: (when it was sent, latency in seconds, the version that answered) of every call; `failed` and `mixed`: what
-    went wrong. `settings`: of every client.
+    went wrong. No call is tried again, once a client is connected. `settings`: of every client.
     """
 
     address: str
     versions: dict[int, Made]
     dims: int = DIMS
-    settings: dict[str, Any] = field(default_factory=lambda: {"timeout": 10.0})
+    settings: dict[str, Any] = field(default_factory=lambda: {"timeout": 10.0, "retry": None})
     done: list[tuple[float, float, int]] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     mixed: list[str] = field(default_factory=list)
@@ -111,6 +112,10 @@ class Load:
         rng = np.random.default_rng(len(self._threads))
         settings = {**self.settings, "hedge": 0.05} if call == self._hedged else self.settings
         with RetrievalClient(self.address, **settings) as client:
+            while not self._ended.is_set():  # a busy machine may not answer in time for a connection
+                with contextlib.suppress(ConnectionFailed):
+                    call(client, rng)
+                    break
             while not self._ended.is_set():
                 self._timed(lambda: call(client, rng))
 
@@ -167,6 +172,10 @@ class Load:
 
     async def _asynchronous(self) -> None:
         async with AsyncRetrievalClient(self.address, **self.settings) as client:
+            while not self._ended.is_set():
+                with contextlib.suppress(ConnectionFailed):
+                    await client.schema()
+                    break
             await asyncio.gather(*(self._task(client, seed) for seed in range(3)))
 
     async def _task(self, client: AsyncRetrievalClient, seed: int) -> None:

@@ -161,9 +161,7 @@ def spoil(version: Path, model: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("model", "where"), [("retrieval", "load"), ("retrieval_rank", "load"), ("retrieval", "answer")]
-)
+@pytest.mark.parametrize(("model", "where"), [("retrieval_rank", "load"), ("retrieval", "answer")])
 def test_a_broken_version_is_refused_and_the_old_one_serves_on(
     repository: Path, server: StockServer, control: ModelControl, versions: dict[int, Made], model: str, where: str
 ) -> None:
