@@ -64,6 +64,7 @@ def promote(repository: Path, model: str, number: int | None, control: ModelCont
     is served further on then, and the repository says so.
     """
     with rollout_lock(repository):
+        control.loaded()  # it can be reached, before the work of hashing
         pair = _checked_pair(repository, model, number, say)
         before = state(repository, model)
         number = int(pair[0].name)
@@ -88,6 +89,7 @@ def start_canary(
     `promote` does, and for the version that is served.
     """
     with rollout_lock(repository):
+        control.loaded()
         pair = _checked_pair(repository, model, number, say)
         number = int(pair[0].name)
         before = state(repository, model)
@@ -166,6 +168,8 @@ def _checked_pair(repository: Path, model: str, number: int | None, say: Say) ->
     if pair[0].name in [path.name for path in versions(repository, rank)]:
         pair.append(find_version(repository, rank, int(pair[0].name)))
         verify(pair[1])
+    elif configured(repository / rank):
+        say(f"warning: version {pair[0].name} has no ranking model; clients refuse that of another version")
     return pair
 
 

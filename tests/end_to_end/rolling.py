@@ -71,20 +71,23 @@ class Load:
     """Clients of one server that ask until `stop`, threads and asyncio tasks, retrieving, batching and ranking.
 
     `done`: (when it was sent, latency in seconds, the version that answered) of every call; `failed` and `mixed`: what
-    went wrong. No call is tried again, once a client is connected. `settings`: of every client.
+    went wrong. No call is tried again, once a client is connected. `settings`: of every client. `headers`: of one that
+    uses shared memory, which wants the server's key; left out, there is none.
     """
 
     address: str
     versions: dict[int, Made]
     dims: int = DIMS
     settings: dict[str, Any] = field(default_factory=lambda: {"timeout": 10.0, "retry": None})
+    headers: dict[str, str] = field(default_factory=dict)
     done: list[tuple[float, float, int]] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     mixed: list[str] = field(default_factory=list)
 
     def __enter__(self) -> Load:
         self._ended = threading.Event()
-        calls = (self._retrieves, self._batches, self._ranks, self._hedged)
+        calls = [self._retrieves, self._batches, self._ranks, self._hedged]
+        calls += [self._shares_memory] if self.headers else []
         self._threads = [threading.Thread(target=self._threaded, args=(call,)) for call in calls]
         self._threads.append(threading.Thread(target=lambda: asyncio.run(self._asynchronous())))
         for thread in self._threads:
@@ -110,7 +113,11 @@ class Load:
 
     def _threaded(self, call: Callable[[RetrievalClient, np.random.Generator], list[Any]]) -> None:
         rng = np.random.default_rng(len(self._threads))
-        settings = {**self.settings, "hedge": 0.05} if call == self._hedged else self.settings
+        settings = dict(self.settings)
+        if call == self._hedged:
+            settings["hedge"] = 0.05
+        elif call == self._shares_memory:
+            settings |= {"shared_memory": True, "headers": self.headers}
         with RetrievalClient(self.address, **settings) as client:
             while not self._ended.is_set():  # a busy machine may not answer in time for a connection
                 with contextlib.suppress(ConnectionFailed):
@@ -158,6 +165,9 @@ class Load:
         return [client.retrieve(**self._request(rng))]
 
     def _hedged(self, client: RetrievalClient, rng: np.random.Generator) -> list[Any]:
+        return [client.retrieve(**self._request(rng))]
+
+    def _shares_memory(self, client: RetrievalClient, rng: np.random.Generator) -> list[Any]:
         return [client.retrieve(**self._request(rng))]
 
     def _batches(self, client: RetrievalClient, rng: np.random.Generator) -> list[Any]:

@@ -79,7 +79,7 @@ def test_no_call_fails_and_no_answer_is_mixed(
     repository: Path, server: StockServer, control: ModelControl, versions: dict[int, Made]
 ) -> None:
     """Promotion to another schema, rollback to a lower number, a canary that ends, one that is promoted."""
-    with Load(server.url, versions) as load:
+    with Load(server.url, versions, headers=server.admin_headers) as load:
         load.until(lambda version: version == 1)
         assert promote(repository, MODEL, 2, control) == 2
         load.until(lambda version: version == 2)
@@ -167,7 +167,7 @@ def test_a_broken_version_is_refused_and_the_old_one_serves_on(
 ) -> None:
     spoil(repository / model / "2", where)
     before = {path: path.read_bytes() for path in repository.glob("*/**/*.pbtxt")}
-    with Load(server.url, versions) as load:
+    with Load(server.url, versions, headers=server.admin_headers) as load:
         load.until(lambda version: version == 1)
         with pytest.raises(BuilderError, match="a broken network"):
             promote(repository, MODEL, 2, control)
