@@ -3,6 +3,7 @@
 from client.filters.builder import F
 from client.filters.compiler import compile_filter
 from client.filters.conditions import AllOf, And, AnyOf, Condition, Not, Or, Range, Unknown, everything
+from client.filters.cost import FilterCost, filter_cost
 from client.filters.interpreter import matches
 
 __all__ = [
@@ -11,11 +12,13 @@ __all__ = [
     "AnyOf",
     "Condition",
     "F",
+    "FilterCost",
     "Not",
     "Or",
     "Range",
     "Unknown",
     "compile_filter",
     "everything",
+    "filter_cost",
     "matches",
 ]
