@@ -49,6 +49,7 @@ from client.filters import (
     everything,
     filter_cost,
     matches,
+    parse_filter,
 )
 from client.options import TLS, Retry
 from client.schema import Feature, Schema, Status
@@ -105,4 +106,5 @@ __all__ = [
     "everything",
     "filter_cost",
     "matches",
+    "parse_filter",
 ]

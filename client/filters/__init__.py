@@ -5,6 +5,7 @@ from client.filters.compiler import compile_filter
 from client.filters.conditions import AllOf, And, AnyOf, Condition, Not, Or, Range, Unknown, everything
 from client.filters.cost import FilterCost, filter_cost
 from client.filters.interpreter import matches
+from client.filters.text import parse_filter
 
 __all__ = [
     "AllOf",
@@ -21,4 +22,5 @@ __all__ = [
     "everything",
     "filter_cost",
     "matches",
+    "parse_filter",
 ]

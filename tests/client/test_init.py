@@ -13,6 +13,7 @@ PUBLIC = """
     ModelNotFound ModelUnavailable Not Or QueueFull Range Ranking Request RequestError Retrieval RetrievalClient Retry
     RowStatusError Schema SchemaError SchemaMismatch ServerError SilverTritonError Stats Status Transport Unknown
     UnknownName Unsupported WrongServer compile_filter everything filter_cost matches
+    parse_filter
 """
 
 
