@@ -41,6 +41,7 @@ from client.filters import (
     Condition,
     F,
     FilterCost,
+    ItemIn,
     Not,
     Or,
     Range,
@@ -48,6 +49,7 @@ from client.filters import (
     compile_filter,
     everything,
     filter_cost,
+    item_in,
     matches,
     parse_filter,
 )
@@ -75,6 +77,7 @@ __all__ = [
     "FilterCost",
     "Hit",
     "InvalidValue",
+    "ItemIn",
     "LimitExceeded",
     "ModelConfig",
     "ModelNotFound",
@@ -105,6 +108,7 @@ __all__ = [
     "compile_filter",
     "everything",
     "filter_cost",
+    "item_in",
     "matches",
     "parse_filter",
 ]

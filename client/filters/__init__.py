@@ -2,7 +2,7 @@
 
 from client.filters.builder import F
 from client.filters.compiler import compile_filter
-from client.filters.conditions import AllOf, And, AnyOf, Condition, Not, Or, Range, Unknown, everything
+from client.filters.conditions import AllOf, And, AnyOf, Condition, ItemIn, Not, Or, Range, Unknown, everything, item_in
 from client.filters.cost import FilterCost, filter_cost
 from client.filters.interpreter import matches
 from client.filters.text import parse_filter
@@ -14,6 +14,7 @@ __all__ = [
     "Condition",
     "F",
     "FilterCost",
+    "ItemIn",
     "Not",
     "Or",
     "Range",
@@ -21,6 +22,7 @@ __all__ = [
     "compile_filter",
     "everything",
     "filter_cost",
+    "item_in",
     "matches",
     "parse_filter",
 ]

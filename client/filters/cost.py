@@ -16,11 +16,11 @@ BLOCK = 32  # items of a block, whose word of a set has a bit for each
 class FilterCost:
     """The size of a filter's program, and bounds of the work that it causes.
 
-    `words`: of the program, what `max_filter_words` limits. `terms`: values looked up, ranges and tests for no value.
-    `sets`: of items, held at once. `passes`: at most so many times is a set of all items gone through. `blocks`:
-    `passes` times the blocks of the artifact, that is how many words of sets are read or written at most; None where
-    the artifact does not tell how many items it holds. What a filter takes is often far less: one that few items pass
-    is not run over all of them.
+    `words`: of the program, what `max_filter_words` limits. `terms`: values and ids looked up, ranges and tests for no
+    value. `sets`: of items, held at once. `passes`: at most so many times is a set of all items gone through. `blocks`:
+    `passes` times the blocks of the artifact, and one for each id of `item_in`: how many words of sets are read or
+    written at most; None where the artifact does not tell how many items it holds. What a filter takes is often far
+    less: one that few items pass is not run over all of them.
     """
 
     words: int
@@ -36,7 +36,7 @@ def filter_cost(condition: Condition, schema: Schema, contract: Contract = Contr
     Raises `UnknownName` and `InvalidValue` as `compile_filter` does, and `LimitExceeded` above 64 levels of nesting.
     """
     code, sets = FilterCompiler(schema).code(condition)
-    terms = passes = 0
+    terms = passes = ids = 0
     for opcode, _, count in instructions(code):
         match opcode:
             case Opcode.AND | Opcode.OR | Opcode.NOT:
@@ -50,10 +50,14 @@ def filter_cost(condition: Condition, schema: Schema, contract: Contract = Contr
             case Opcode.RANGE:  # what is between the nearest cumulative bitmaps, and the rows up to the exact ends
                 terms += 1
                 passes += 3
-            case _:
+            case Opcode.ITEMS:  # a row each, found by its id
+                terms += count
+                ids += count
+                passes += 1
+            case Opcode.UNKNOWN:
                 terms += 1
                 passes += 1
     if code:
         passes += 1  # what passes is counted
-    blocks = None if contract.items is None else passes * (contract.items // BLOCK + schema.clusters)
+    blocks = None if contract.items is None else passes * (contract.items // BLOCK + schema.clusters) + ids
     return FilterCost(len(code) + 2, terms, sets, passes, blocks)

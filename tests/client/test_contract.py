@@ -29,6 +29,7 @@ from client import (
     Status,
     Unsupported,
     _core,
+    item_in,
 )
 from client._messages import infer_answer
 from client.filters.compiler import MAX_WORDS, Opcode
@@ -193,6 +194,8 @@ def test_an_opcode_that_the_artifact_lacks_is_refused_by_name(client: Any, serve
     good, refused = client.retrieve_many([Request(filter=F.year > 1), Request(filter=F.year.is_unknown())])
     assert good.count == 5
     assert isinstance(refused, Unsupported)
+    with pytest.raises(Unsupported, match=r"does not know ITEMS \("):
+        client.retrieve(filter=item_in([7]))
     assert len(server.calls) == sent + 1
 
 

@@ -14,7 +14,7 @@ from client import InvalidValue, parse_filter
 PAGE = Path(__file__).parents[3] / "docs" / "filters.md"
 SEED = 20
 SENTENCES = 1500
-METHODS = ("any_of", "all_of", "is_in", "not_in", "between", "is_unknown")
+METHODS = ("any_of", "all_of", "is_in", "not_in", "between", "is_unknown", "item_in")
 DEEPEST = 12  # rules in one another, beyond which the first alternative that ends is taken
 
 # Of ISO 14977 what the page uses. A node: ("or", nodes), ("and", nodes), ("many", node), ("maybe", node),
@@ -187,4 +187,4 @@ def test_the_examples_of_the_page_are_read(example: str) -> None:
 
 
 def test_there_are_examples() -> None:
-    assert len(re.findall(r"^\| [^|`]+ \| `([^`]*F[^`]*)`", PAGE.read_text(), flags=re.MULTILINE)) == 5
+    assert len(re.findall(r"^\| [^|`]+ \| `([^`]*F[^`]*)`", PAGE.read_text(), flags=re.MULTILINE)) == 6
