@@ -32,9 +32,9 @@ _MIRRORED: dict[type[ast.cmpop], type[ast.cmpop]] = {
 def parse_filter(text: str) -> Condition:
     """Read a condition such as `F.genres.any_of("Drama") & (F.year >= 1990) & ~F.title_id.is_in([1, 2])`.
 
-    The grammar (docs/filters.md) is what `F` takes in Python: `&`, `|`, `~`, parentheses, comparisons of a feature with
-    a literal (chained ones too: `1990 <= F.year < 2000`), the methods of a feature, `everything()` and `item_in([...])`.
-    Nothing is evaluated but literals. Raises `InvalidValue` with the place of what cannot be read, the first character
+    The grammar (docs/filters.md) is what `F` takes in Python: `&`, `|`, `~`, parentheses, comparisons of a feature
+    with a literal (chained ones too: `1990 <= F.year < 2000`), the methods of a feature, `everything()` and
+    `item_in([...])`. Nothing is evaluated but literals. Raises `InvalidValue` with the place of what cannot be read, the first character
     being 1.
     """
     if not isinstance(text, str):
