@@ -34,8 +34,8 @@ def parse_filter(text: str) -> Condition:
 
     The grammar (docs/filters.md) is what `F` takes in Python: `&`, `|`, `~`, parentheses, comparisons of a feature
     with a literal (chained ones too: `1990 <= F.year < 2000`), the methods of a feature, `everything()` and
-    `item_in([...])`. Nothing is evaluated but literals. Raises `InvalidValue` with the place of what cannot be read, the first character
-    being 1.
+    `item_in([...])`. Nothing is evaluated but literals. Raises `InvalidValue` with the place of what cannot be read,
+    the first character being 1.
     """
     if not isinstance(text, str):
         raise invalid_value("filter", text, "text")
