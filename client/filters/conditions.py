@@ -12,15 +12,19 @@ What they mean is defined by `client.filters.interpreter.matches`. An item witho
 of one value or more and no Range on that feature, hence it satisfies their negation.
 
 Conditions are immutable and know no schema: names, kinds and value types are checked when one is compiled. `str()` and
-`repr()` give the Python expression that builds the condition.
+`repr()` give the Python expression that builds the condition, of literals only: `parse_filter` reads it back.
 """
 
 from __future__ import annotations
 
 import keyword
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import date
 from typing import Any, NoReturn, TypeVar
+
+import numpy as np
 
 C = TypeVar("C", bound="And | Or")
 
@@ -167,11 +171,11 @@ def _text(condition: Condition, inside: bool) -> str:
         case Or(operands=operands):
             return _wrap(" | ".join(_text(operand, True) for operand in operands), inside)
         case Not(operand=AnyOf(feature=feature, values=(value,))):
-            return _wrap(f"{field_text(feature)} != {value!r}", inside)
+            return _wrap(f"{field_text(feature)} != {_literal(value)}", inside)
         case Not(operand=operand):
             return f"~{_text(operand, True)}"
         case AnyOf(feature=feature, values=(value,)):
-            return _wrap(f"{field_text(feature)} == {value!r}", inside)
+            return _wrap(f"{field_text(feature)} == {_literal(value)}", inside)
         case AnyOf(feature=feature, values=values):
             return f"{field_text(feature)}.any_of({_arguments(values)})"
         case AllOf(feature=feature, values=values):
@@ -185,11 +189,11 @@ def _text(condition: Condition, inside: bool) -> str:
 
 def _range_text(condition: Range, inside: bool) -> str:
     field, low, high = field_text(condition.feature), condition.low, condition.high
-    low_text = f"{field} {'>' if condition.low_open else '>='} {low!r}"
-    high_text = f"{field} {'<' if condition.high_open else '<='} {high!r}"
+    low_text = f"{field} {'>' if condition.low_open else '>='} {_literal(low)}"
+    high_text = f"{field} {'<' if condition.high_open else '<='} {_literal(high)}"
     if low is not None and high is not None:
         if not condition.low_open and not condition.high_open:
-            return f"{field}.between({low!r}, {high!r})"
+            return f"{field}.between({_literal(low)}, {_literal(high)})"
         return _wrap(f"({low_text}) & ({high_text})", inside)
     if low is None and high is None:
         return f"~{field}.is_unknown()"
@@ -197,7 +201,18 @@ def _range_text(condition: Range, inside: bool) -> str:
 
 
 def _arguments(values: Iterable[Any]) -> str:
-    return ", ".join(map(repr, values))
+    return ", ".join(map(_literal, values))
+
+
+def _literal(value: Any) -> str:
+    """A value as a literal: an infinity as a number that overflows, a date as ISO 8601 text."""
+    if isinstance(value, float) and math.isinf(value):
+        return "1e999" if value > 0 else "-1e999"
+    if isinstance(value, np.datetime64):
+        return repr(str(value.astype("datetime64[us]")))
+    if isinstance(value, date):
+        return repr(value.isoformat())
+    return repr(value)
 
 
 def _wrap(text: str, inside: bool) -> str:
