@@ -69,8 +69,8 @@ class TritonPythonModel:
             return [pb_utils.InferenceResponse(error=pb_utils.TritonError(message[-1]))]  # without a traceback
 
     def _answers(self, requests):
-        # The server batches requests of equal shapes only, so they stack. One of 0 or 2^32 rows, which it should refuse,
-        # comes without that dimension and does not.
+        # The server batches requests of equal shapes only, so they stack. One of 0 or 2^32 rows, which it should
+        # refuse, comes without that dimension and does not.
         inputs = [
             np.concatenate([pb_utils.get_input_tensor_by_name(request, name).as_numpy() for request in requests])
             for name in self.inputs

@@ -20,29 +20,40 @@ HELD = 48  # connections that are left open at a time
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS = b"\0\0\0\4\0\0\0\0\0"
 INFER = b"POST /v2/models/retrieval/infer HTTP/1.1\r\nHost: x\r\n"
-DENIED = frozenset({"HTTP 403", "HTTP 400"})  # without the key, or before anybody asks for it
 
 
 @dataclass(frozen=True)
 class RawAttack:
-    """`make` draws the bytes. `http`: to that port, else gRPC's. `held`: the connection is left open, unanswered."""
+    """`make` draws the bytes. `http`: to that port, else gRPC's. `held`: the connection is left open, unanswered.
+
+    `keyed`: the outcomes with the server's key, where half of the requests have it; else none has.
+    """
 
     make: Callable[[np.random.Generator], bytes]
     outcomes: frozenset[str]
     http: bool = True
     held: bool = False
+    keyed: frozenset[str] = frozenset()
     weight: int = 5
 
 
 class Sockets:
     """Sends raw attacks; those that are held are closed when there are too many of them."""
 
-    def __init__(self, grpc_port: int, http_port: int) -> None:
+    def __init__(self, grpc_port: int, http_port: int, key: str) -> None:
         self.ports = {False: grpc_port, True: http_port}
+        self.key = key.encode()
         self.open: deque[socket.socket] = deque()
 
-    def send(self, attack: RawAttack, rng: np.random.Generator) -> str:
+    def send(self, attack: RawAttack, rng: np.random.Generator) -> tuple[str, frozenset[str]]:
+        """The outcome, and those that are expected."""
         made = attack.make(rng)
+        if attack.keyed and rng.random() < 0.5:
+            made = made.replace(b"Host: x\r\n", b"Host: x\r\nadmin-key: " + self.key + b"\r\n", 1)
+            return self._sent(attack, made), attack.keyed
+        return self._sent(attack, made), attack.outcomes
+
+    def _sent(self, attack: RawAttack, made: bytes) -> str:
         connection = socket.create_connection(("127.0.0.1", self.ports[attack.http]), timeout=ANSWER_TIMEOUT)
         if attack.held:
             connection.sendall(made)
@@ -100,12 +111,12 @@ def binary_sizes(rng: np.random.Generator) -> bytes:
 
 
 def compressed(rng: np.random.Generator) -> bytes:
-    bodies = [b"no gzip", gzip.compress(b"[" * 1_000_000), gzip.compress(b'{"inputs":[]}')[:-9], b""]
+    bodies = [b"no gzip", gzip.compress(b"[" * 5000 + bytes(10_000_000)), gzip.compress(b'{"inputs":[]}')[:-9], b""]
     return _post(_pick(rng, bodies), b"Content-Encoding: " + _pick(rng, [b"gzip", b"deflate", b"br", b"\xff"]))
 
 
 def chunked(rng: np.random.Generator) -> bytes:
-    """Far fewer chunks than the millions that end this server (docs/robustness.md), or chunks that are none."""
+    """Chunks that are none, or fewer than the million that ends the server, of who has the key (docs/robustness.md)."""
     body = _pick(rng, [b"1\r\n{\r\n" * 2000 + b"0\r\n\r\n", b"-1\r\n{\r\n", b"zz\r\n", b"0\r\n\r\n"])
     return INFER + b"Transfer-Encoding: chunked\r\n\r\n" + body
 
@@ -157,17 +168,18 @@ def half_http2(rng: np.random.Generator) -> bytes:
 
 
 GONE = frozenset({"closed"})
-ANSWERED = frozenset({"HTTP 400", "HTTP 403", "HTTP 404", "HTTP 405", "HTTP 500", "HTTP 501"})
+DENIED = frozenset({"HTTP 403"})
+REFUSED = frozenset({"HTTP 400", "HTTP 404", "HTTP 405", "HTTP 500", "HTTP 501"})
 RAW_ATTACKS: dict[str, RawAttack] = {
-    "HTTP: malformed JSON": RawAttack(malformed_json, ANSWERED),
-    "HTTP: lengths of the header": RawAttack(binary_lengths, ANSWERED),
-    "HTTP: sizes of binary tensors": RawAttack(binary_sizes, ANSWERED),
-    "HTTP: compressed": RawAttack(compressed, ANSWERED),
-    "HTTP: chunks": RawAttack(chunked, ANSWERED | GONE),
+    "HTTP: malformed JSON": RawAttack(malformed_json, DENIED, keyed=REFUSED),
+    "HTTP: lengths of the header": RawAttack(binary_lengths, DENIED, keyed=REFUSED),
+    "HTTP: sizes of binary tensors": RawAttack(binary_sizes, DENIED, keyed=REFUSED),
+    "HTTP: compressed": RawAttack(compressed, DENIED, keyed=REFUSED),
+    "HTTP: chunks": RawAttack(chunked, DENIED | REFUSED | GONE, keyed=REFUSED | GONE),
     "HTTP: administration": RawAttack(administration, DENIED),
-    "HTTP: unknown paths": RawAttack(unknown_paths, ANSWERED),
-    "HTTP: odd methods": RawAttack(odd_methods, ANSWERED),
-    "HTTP: no HTTP": RawAttack(no_http, ANSWERED | GONE),
+    "HTTP: unknown paths": RawAttack(unknown_paths, REFUSED),
+    "HTTP: odd methods": RawAttack(odd_methods, DENIED | REFUSED),
+    "HTTP: no HTTP": RawAttack(no_http, REFUSED | GONE),
     "HTTP: half a request": RawAttack(half_http, frozenset({"held"}), held=True),
     "gRPC: no HTTP/2": RawAttack(no_http2, frozenset({"closed", "frames"}), http=False),
     "gRPC: bad frames": RawAttack(bad_frames, frozenset({"closed", "frames"}), http=False),
