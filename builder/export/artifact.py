@@ -154,6 +154,7 @@ def export(
         fingerprint=schema.fingerprint,
         candidates=candidates_for(CANDIDATES[-1], settings.results, settings.max_candidates),
         max_candidates=settings.max_candidates,
+        max_filter_words=settings.max_filter_words,
     )
     truth = exact_truth(
         search,
@@ -289,6 +290,7 @@ def _statistics(index: Index, pipeline: Pipeline, source: Source, calibration: C
         exact_rows=search.exact_rows,
         reach=calibration.reach,
         mean_probes=calibration.mean_probes,
+        max_filter_words=search.max_filter_words,
         bytes={name: sum(tensor.nbytes for tensor in tensors) for name, tensors in groups.items()},
     )
 

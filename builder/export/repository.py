@@ -123,7 +123,7 @@ def write_version(
                 _sync(partial)
                 for backend, config in _CONFIGS.items():
                     text = model_config(
-                        schema, model=name, backend=backend, threads=threads, instances=instances,
+                        schema, manifest.contract, model=name, backend=backend, threads=threads, instances=instances,
                         snapshot=manifest.snapshot, ranks=None if ranks is None else model,
                     )  # fmt: skip
                     (partial / config.name).write_text(text)
