@@ -20,9 +20,12 @@ from torch import Tensor, nn
 
 from builder import ops
 from builder.export.onnx_nodes import nodes_known, translations
+from builder.network.groups import GroupReranking
 from builder.network.history import MeanPooling
 from builder.network.pipeline import OUTPUT_NAMES, Pipeline, forward_source, input_names
+from builder.network.plain import PlainNeighbours, PlainSearch, rescore, resolve_weights, select
 from builder.network.ranking import RANKING_OUTPUTS, Ranking, ranking_names, ranking_source
+from builder.network.rerank import Reranking
 from builder.network.towers import UserTower
 from client.schema import Schema
 
@@ -31,20 +34,27 @@ _USERS = 2  # of the example that the exporter follows; its shapes stay free
 _LENGTHS = {"history": 3, "filter": 4, "exclude": 5, "items": 6}  # all different, so that none is taken for another
 
 
-def write_onnx(network: Pipeline | Ranking, schema: Schema, path: Path, metadata: Mapping[str, str]) -> None:
+def write_onnx(
+    network: Pipeline | Ranking, schema: Schema, path: Path, metadata: Mapping[str, str], *, plain: bool = False
+) -> None:
     """Write `network` to `path`, and `path`.data beside it where that would take more than 2 GB; `onnx.checker` has
     checked it then.
 
-    `metadata` becomes the model's metadata_props. A tower of one's own cannot be exported.
+    `metadata` becomes the model's metadata_props. `plain`: in operators of ONNX alone, with exact search. A tower of
+    one's own cannot be exported, nor rules of diversity in a plain one.
     """
     ops.load()
     names = ranking_names(schema) if isinstance(network, Ranking) else input_names(schema)
     outputs = RANKING_OUTPUTS if isinstance(network, Ranking) else OUTPUT_NAMES
     with _quiet():
-        program = torch.onnx.export(
-            _with_forward(network, schema),
-            kwargs={name: _example(schema, name) for name in names},
+        exported = torch.export.export(
+            _with_forward(_in_plain_parts(network) if plain else network, schema),
+            (),
+            {name: _example(schema, name) for name in names},
             dynamic_shapes={name: _free_dims(name) for name in names},
+        )
+        program = torch.onnx.export(
+            exported.run_decompositions(_in_plain_operations()) if plain else exported,
             input_names=list(names),
             output_names=list(outputs),
             custom_translation_table=translations(),
@@ -55,7 +65,32 @@ def write_onnx(network: Pipeline | Ranking, schema: Schema, path: Path, metadata
     program.model.metadata_props.update(metadata)
     program.save(path, external_data=_bytes(network) > LARGEST_FILE)
     with nodes_known():
-        onnx.checker.check_model(path)
+        onnx.checker.check_model(path, full_check=True)
+
+
+def _in_plain_parts(network: Pipeline | Ranking) -> Any:
+    """The same network with exact search and the graph of items as plain modules have them."""
+    alone = _shallow(network)
+    if isinstance(network, Pipeline):
+        alone.search = PlainSearch(network.search)
+    reranking = network.rerank.rerank if isinstance(network.rerank, GroupReranking) else network.rerank
+    if isinstance(reranking, Reranking):
+        plain = _shallow(reranking)
+        plain.neighbours = PlainNeighbours(reranking.neighbours)
+        alone.rerank = plain
+        if isinstance(network.rerank, GroupReranking):
+            alone.rerank = _shallow(network.rerank)
+            alone.rerank.rerank = plain
+    return alone
+
+
+def _in_plain_operations() -> dict[Any, Any]:
+    """For `ExportedProgram.run_decompositions`: the operators that remain, in operations of torch."""
+    return {
+        torch.ops.silvertriton.rescore.default: rescore,
+        torch.ops.silvertriton.resolve_weights.default: resolve_weights,
+        torch.ops.silvertriton.select.default: select,
+    }
 
 
 def _with_forward(network: Pipeline | Ranking, schema: Schema) -> nn.Module:
@@ -64,9 +99,10 @@ def _with_forward(network: Pipeline | Ranking, schema: Schema) -> nn.Module:
     scope: dict[str, Any] = {"Tensor": Tensor, "List": list}
     exec(source, scope)
     alone = _shallow(network.eval())
-    alone.__class__ = type(type(network).__name__, (type(network),), {"forward": scope["forward"]})
+    methods: dict[str, Any] = {"forward": scope["forward"]}
     if isinstance(network, Ranking):
-        alone.at_once = 2**31 - 1  # how many parts there are must not depend on the request
+        methods["parts"] = lambda self, rows: [rows]  # a graph cannot have as many parts as a request needs
+    alone.__class__ = type(type(network).__name__, (type(network),), methods)
     if isinstance(tower := getattr(network, "tower", None), UserTower) and isinstance(tower.pooling, MeanPooling):
         alone.tower = _shallow(tower)
         alone.tower.pooling = _GatheredMean()

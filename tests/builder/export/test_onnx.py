@@ -74,8 +74,9 @@ def test_the_ranking_model_computes_what_is_served(variant: str, tmp_path: Path)
     served = script(ranking, made.schema)
     for seed, (rows, items) in enumerate([(5, 60), (1, 1)]):  # longer than a search's candidates
         asked = requests(made, rows, seed)
-        given = np.random.default_rng(seed).choice(np.concatenate([IDS, [-1, 99_999]]), (rows, items))
-        inputs = {**asked, "items": torch.from_numpy(given)}
+        rng = np.random.default_rng(seed)
+        given = [rng.permutation(np.concatenate([IDS, [-1, 99_999]]))[:items] for _ in range(rows)]
+        inputs = {**asked, "items": torch.from_numpy(np.stack(given))}
         inputs = {name: inputs[name] for name in ranking_names(made.schema)}
         with np.errstate(all="ignore"), torch.inference_mode():
             got = evaluator.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
