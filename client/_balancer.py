@@ -78,6 +78,8 @@ class Balancer:
                     endpoint.failures = endpoint.doubts = 0
                     endpoint.resumes = 0.0
             if failed:
+                for served in endpoint.served.values():
+                    served.read_at = -math.inf  # what comes back may be another artifact of the same version
                 endpoint.failures += 1
                 endpoint.doubts = 0
                 self._suspend(endpoint)

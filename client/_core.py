@@ -7,8 +7,8 @@ again; and in `client/_serving.py`: which of the endpoint's models.
 
 Each endpoint's schema is read when it is first used, and kept. It is read again when an answer comes from a version of
 the model that was not there before, when an answer or a status shows that the artifact is another, and when a
-request does not fit the schema (at most once a second). If the schema has changed, the request is encoded anew and
-sent again, once.
+request does not fit the schema (at most once a second), after the endpoint's connection or model failed, and when it
+was read a minute ago. If the schema has changed, the request is encoded anew and sent again, once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from client._codec import Codec
 from client._models import Ranking, Request, Retrieval
 from client._serving import Serving, drawn
 from client._steps import Infer, Pause, Served, Steps
-from client._values import header_fields, seconds, version_text
+from client._values import header_fields, most_filter_words, seconds, version_text
 from client._work import RankingItems, Retrieving, Work, kept
 from client.errors import (
     ClientClosed,
@@ -38,7 +38,7 @@ from client.errors import (
     WrongServer,
 )
 from client.options import Retry
-from client.schema import RANKING_SUFFIX, Schema
+from client.schema import RANKING_SUFFIX
 from client.transport import Answer, Headers
 
 _REREAD = 1.0  # seconds between readings of the schema that wrong requests may cause
@@ -59,6 +59,7 @@ class Core:
         timeout: float,
         retry: Retry | None,
         headers: Mapping[str, str] | None,
+        max_filter_words: int | None,
     ) -> None:
         self.name = name  # of the client, for messages
         self.balancer = Balancer(endpoints)
@@ -68,14 +69,14 @@ class Core:
         self._version = version_text(version)
         self._retry = Retry(attempts=1) if retry is None else retry
         self._headers = header_fields(headers)
-        self._serving = Serving(name, self.balancer, model, self._version)
+        self._serving = Serving(name, self.balancer, model, self._version, most_filter_words(max_filter_words))
 
-    def schema(self) -> Steps[Schema]:
+    def codec(self) -> Steps[Codec]:
         self._require_open()
         served = yield from self._any_served(self._until(None), self._headers)
         codec = served.codec
         assert isinstance(codec, Codec)
-        return codec.schema
+        return codec
 
     def retrieve(self, request: Request, timeout: float | None, headers: Mapping[str, str] | None) -> Steps[Retrieval]:
         """One user. Raises the `RequestError` of a wrong request."""

@@ -8,6 +8,8 @@ that the retrieval model has already changed to or is about to.
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
+from dataclasses import replace
 from hashlib import blake2b
 from time import monotonic
 
@@ -15,6 +17,7 @@ from client._balancer import Balancer, Endpoint
 from client._codec import Codec
 from client._ranking import RankingCodec
 from client._steps import ReadConfig, Served, Steps
+from client.contract import Contract
 from client.errors import DeadlineExceeded, ModelUnavailable, SchemaError, SchemaMismatch
 from client.schema import CANARY_SUFFIX, RANKING_SUFFIX, SHARE_PARAMETER, Schema
 from client.transport import Headers, ModelConfig
@@ -36,15 +39,17 @@ class Serving:
     """What is known of the endpoints' models. Threads may share it.
 
     `name`: of the client, for messages. `version`: of the model, as text; "": the one that the server chooses.
+    `max_filter_words`: the client's own limit.
     """
 
-    def __init__(self, name: str, balancer: Balancer, model: str, version: str) -> None:
+    def __init__(self, name: str, balancer: Balancer, model: str, version: str, max_filter_words: int) -> None:
         self._name = name
         self._balancer = balancer
         self._model = model
         self._canary = model + CANARY_SUFFIX
         self._version = version
-        self._codecs: dict[tuple[str, type], Codec | RankingCodec] = {}
+        self._max_filter_words = max_filter_words
+        self._codecs: dict[tuple[str, Contract, type], Codec | RankingCodec] = {}
 
     def is_canary(self, model: str) -> bool:
         return model in (self._canary, self._canary + RANKING_SUFFIX)
@@ -82,8 +87,14 @@ class Serving:
             if draw < endpoint.share:
                 model = canary
         served = endpoint.served.get(model)
-        if served is None:
-            served = yield from self.read(endpoint, model, deadline, headers)
+        if served is None or not served.trusted():
+            try:
+                served = yield from self.read(endpoint, model, deadline, headers)
+            except ModelUnavailable:
+                if not self.is_canary(model):
+                    raise
+                self.forget_canary(endpoint)
+                return (yield from self.routed(endpoint, suffix, draw, deadline, headers))
         if suffix:
             return (yield from self._of_one_export(endpoint, model, served, deadline, headers))
         return model, served
@@ -107,7 +118,7 @@ class Serving:
                 f"model {model!r} at {endpoint.name} has no parameter {SCHEMA_PARAMETER!r} in its configuration: "
                 "it is no SilverTriton artifact; check model="
             )
-        codec = self._codec(text, model, endpoint)
+        codec = self._codec(text, config.parameters, model, endpoint)
         snapshot = config.parameters.get(SNAPSHOT_PARAMETER, "")
         before = endpoint.served.get(model)
         known = dict(before.snapshots) if before is not None and before.codec is codec else {}
@@ -131,17 +142,19 @@ class Serving:
         except ModelUnavailable:
             return None
 
-    def _codec(self, text: str, model: str, endpoint: Endpoint) -> Codec | RankingCodec:
+    def _codec(self, text: str, parameters: Mapping[str, str], model: str, endpoint: Endpoint) -> Codec | RankingCodec:
         kind = Codec if model in (self._model, self._canary) else RankingCodec
-        codec = self._codecs.get((text, kind))
-        if codec is None:
-            try:
-                codec = kind(Schema.from_json(text))
-            except SchemaError as error:
-                raise SchemaError(f"model {model!r} at {endpoint.name}: {error}") from error
-            if len(self._codecs) >= _CODECS_KEPT:
-                self._codecs.clear()
-            self._codecs[text, kind] = codec
+        try:
+            contract = Contract.read(parameters)
+            contract = replace(contract, max_filter_words=min(contract.max_filter_words, self._max_filter_words))
+            codec = self._codecs.get((text, contract, kind))
+            if codec is None:
+                codec = kind(Schema.from_json(text), contract)
+                if len(self._codecs) >= _CODECS_KEPT:
+                    self._codecs.clear()
+                self._codecs[text, contract, kind] = codec
+        except SchemaError as error:
+            raise SchemaError(f"model {model!r} at {endpoint.name}: {error}") from error
         return codec
 
     def _with_version(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from numpy.typing import NDArray
@@ -14,6 +15,8 @@ from client.transport import Headers
 
 if TYPE_CHECKING:
     from client._balancer import Endpoint
+
+_TRUSTED = 60.0  # seconds for which a schema is taken to be that of the version it was read of
 
 R = TypeVar("R")
 
@@ -27,6 +30,14 @@ class Served:
     max_batch: int
     read_at: float
     snapshots: dict[str, str] = field(default_factory=dict)  # by version of the model, of those with this schema
+
+    def trusted(self) -> bool:
+        """Whether it need not be read again yet. Of several calls at once only the first is told so."""
+        now = monotonic()
+        if now - self.read_at <= _TRUSTED:
+            return True
+        self.read_at = now
+        return False
 
     def is_of(self, version: str) -> bool:
         """Whether the version that answered is known to have this schema; if so, its snapshot is what is served now."""
