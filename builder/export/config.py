@@ -63,7 +63,8 @@ def model_config(
         data_type, shape = shapes[name]
         config.output.add(name=name, data_type=model_config_pb2.DataType.Value(data_type), dims=shape)
     # Batches form from requests that are waiting anyway; a delay would be paid in full by a lone client. No limits of
-    # the queue, no priorities: with them the batcher overlooks a free instance for up to half a second (docs/serving.md).
+    # the queue, no priorities: with them the batcher overlooks a free instance for up to half a second
+    # (docs/serving.md).
     config.dynamic_batching.SetInParent()
     config.instance_group.add(count=instances, kind=model_config_pb2.ModelInstanceGroup.KIND_CPU)
     for parameter, value in contract.parameters().items():
