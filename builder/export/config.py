@@ -10,6 +10,7 @@ from tritonclient.grpc import model_config_pb2
 from builder.errors import BuilderError
 from builder.network.pipeline import OUTPUT_NAMES, input_names
 from builder.network.ranking import RANKING_OUTPUTS, ranking_names
+from client.contract import Contract
 from client.schema import Schema
 
 MAX_BATCH = 64  # requests that the server may put into one call of the network
@@ -28,6 +29,7 @@ _INPUTS = {
 
 def model_config(
     schema: Schema,
+    contract: Contract,
     *,
     model: str,
     backend: str,
@@ -36,7 +38,7 @@ def model_config(
     snapshot: str,
     ranks: str | None = None,
 ) -> str:
-    """Return config.pbtxt for `backend` ("python" or "pytorch").
+    """Return config.pbtxt for `backend` ("python" or "pytorch"). `contract`: what clients are told beside the schema.
 
     `instances`: how many requests, or batches of them, are computed at once; `threads`: torch threads of each. Both at
     least 1. `snapshot`: what is the same for all models of a snapshot. `ranks`: the retrieval model, in the
@@ -63,6 +65,8 @@ def model_config(
     # the queue and no priorities: with them the batcher overlooks a free instance for up to 0.5 s (docs/serving.md).
     config.dynamic_batching.SetInParent()
     config.instance_group.add(count=instances, kind=model_config_pb2.ModelInstanceGroup.KIND_CPU)
+    for parameter, value in contract.parameters().items():
+        config.parameters[parameter].string_value = value
     config.parameters["schema"].string_value = schema.to_json()
     config.parameters["fingerprint"].string_value = str(schema.fingerprint)
     config.parameters["snapshot"].string_value = snapshot

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from http.client import HTTPException
 from pathlib import Path
 from types import TracebackType
@@ -116,11 +116,12 @@ class StockServer:
             raise
 
     def restart(self) -> None:
-        """Start a server that has ended again, on the same ports with the same key, and wait until it is ready.
+        """Start the server again, on the same ports with the same key, and wait until it is ready.
 
-        The log goes on. Raises as `start` does, and may then be called again.
+        One that still runs is killed. The log goes on. Raises as `start` does, and may then be called again.
         """
         assert self._process is not None
+        self._process.kill()
         self._end_process()
         _choose_ports(self.address, (self.grpc_port, self.http_port, self.metrics_port))  # another may have taken one
         try:
@@ -162,6 +163,11 @@ class StockServer:
     def poll(self) -> int | None:
         """The exit code if the server has ended, else None."""
         return self._process.poll() if self._process else None
+
+    def dead_models(self) -> set[int]:
+        """Process ids of models that have ended while the server runs."""
+        assert self._process is not None
+        return {pid for pid, parent, state in _processes() if parent == self._process.pid and state == "Z"}
 
     def stop(self, *, keep_log: bool = False) -> None:
         """Stop the server in order (SIGTERM, then SIGKILL) and remove its scratch directory, if it runs."""
@@ -274,3 +280,11 @@ def _choose_ports(
                 ) from error
             chosen.append(listener.getsockname()[1])
     return chosen[0], chosen[1], chosen[2]
+
+
+def _processes() -> Iterator[tuple[int, int, str]]:
+    """Process id, parent and state of every process, see proc(5)."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]  # after the name, which may hold anything
+            yield int(stat.parent.name), int(parent), state

@@ -50,8 +50,8 @@ struct Catalogue {
     std::vector<double> numbers[kFeatures];
     std::map<int64_t, Rows> with_key[kFeatures];  // the same values as rows, for the plain evaluator
     Rows unknown[kFeatures];
-    std::vector<int32_t> feature_terms{0}, term_bitmap, postings, feature_number, number_rows, number_known;
-    std::vector<int64_t> term_keys, term_postings{0};
+    std::vector<int32_t> feature_terms{0}, term_bitmap, postings, feature_number, number_rows, number_known, item_rows;
+    std::vector<int64_t> term_keys, term_postings{0}, ids;
     std::vector<uint32_t> bitmaps, number_bitmaps, valid;
     std::vector<double> number_values;
     std::vector<int32_t> cluster_blocks{0, 5, 5, 20, kBlocks};
@@ -75,7 +75,13 @@ struct Catalogue {
             }
         valid.assign(kBlocks, 0);
         for (int64_t row = 0; row < kItems; ++row) valid[static_cast<size_t>(row / 32)] |= 1u << (row % 32);
+        item_rows.resize(kItems);
+        for (int64_t row = 0; row < kRows; ++row) {
+            ids.push_back(row < kItems ? row * 7 % kItems : -1);  // every id below kItems, in another order
+            if (row < kItems) item_rows[static_cast<size_t>(ids.back())] = static_cast<int32_t>(row);
+        }
         for (int64_t feature = 0; feature < kFeatures; ++feature) add(feature);
+        index.item_ids = {ids.data(), item_rows.data(), kRows, kItems};
         index.feature_terms = feature_terms.data();
         index.term_keys = term_keys.data();
         index.term_bitmap = term_bitmap.data();
@@ -187,6 +193,16 @@ bool evaluate(const std::vector<int64_t>& program, Rows& passes) {
             if (opcode == 2) stack.back() |= right;
             continue;
         }
+        if (opcode == 8) {
+            if (feature != 0) return false;
+            Rows set;
+            for (int64_t i = 0; i < count; ++i)
+                if (operands[i] >= 0 && operands[i] < kItems)
+                    set.set(static_cast<size_t>(items.item_rows[static_cast<size_t>(operands[i])]));
+            stack.push_back(set);
+            if (stack.size() > 16) return false;
+            continue;
+        }
         if (opcode < 4 || opcode > 7 || feature >= kFeatures) return false;
         const auto& numbers = items.numbers[feature];
         const bool is_number = !numbers.empty();
@@ -250,6 +266,12 @@ class Reader {
         const uint8_t opcode = byte();
         if (opcode >= 250) {
             code.push_back(word());
+            return;
+        }
+        if (opcode >= 232 && opcode < 240) {
+            const int64_t feature = opcode == 239, count = byte() % 12;
+            code.push_back(8 | feature << 8 | count << 32);
+            for (int64_t i = 0; i < count; ++i) code.push_back(key());
             return;
         }
         const int64_t op = opcode % 8, feature = op >= 4 ? byte() % (kFeatures + 1) : opcode >= 240;
