@@ -98,6 +98,8 @@ def failure(status: str, message: str, model: str, address: str, timeout: float)
                 f"cannot reach a Triton Inference Server at {address}: {message}; "
                 "check that it runs, that this is its gRPC port (8001 by default), and tls="
             )
+        case "INTERNAL" if "Stub process" in message and "not healthy" in message:  # the model's process has ended
+            return ModelUnavailable(f"model {server} takes no requests: {message}")
         case "UNAUTHENTICATED" | "PERMISSION_DENIED":
             return _denied(address, message)
         case "INVALID_ARGUMENT":

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http.client import HTTPException
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +31,8 @@ LOG_TAIL = 15  # lines of the log shown with an early exit
 # What changes the server, or has it open files and memory by name: only with the key. Not restricted: inference,
 # health, metadata, model-config, statistics.
 RESTRICTED = ("model-repository", "shared-memory", "trace", "logging")
+# Over HTTP inference too: this server's parser of its requests can be made to crash (docs/robustness.md).
+HTTP_RESTRICTED = ("inference", *RESTRICTED)
 
 
 class StockServer:
@@ -115,11 +117,12 @@ class StockServer:
             raise
 
     def restart(self) -> None:
-        """Start a server that has ended again, on the same ports with the same key, and wait until it is ready.
+        """Start the server again, on the same ports with the same key, and wait until it is ready.
 
-        The log goes on. Raises as `start` does, and may then be called again.
+        One that still runs is killed. The log goes on. Raises as `start` does, and may then be called again.
         """
         assert self._process is not None
+        self._process.kill()
         self._end_process()
         _choose_ports(self.address, (self.grpc_port, self.http_port, self.metrics_port))  # another may have taken one
         try:
@@ -131,7 +134,7 @@ class StockServer:
     def _launch(self, distribution: Distribution) -> None:
         assert self._scratch is not None
         assert self.log is not None
-        restricted = f"{','.join(RESTRICTED)}:{KEY_NAME}={self.admin_key}"
+        key = f"{KEY_NAME}={self.admin_key}"
         command = [
             str(distribution.binary),
             f"--model-repository={self.repository.resolve()}",
@@ -139,8 +142,8 @@ class StockServer:
             *_endpoint("grpc", self.address, self.grpc_port),
             *_endpoint("http", self.address, self.http_port),
             *_endpoint("metrics", self.address, self.metrics_port),
-            f"--grpc-restricted-protocol={restricted}",
-            f"--http-restricted-api={restricted}",
+            f"--grpc-restricted-protocol={','.join(RESTRICTED)}:{key}",
+            f"--http-restricted-api={','.join(HTTP_RESTRICTED)}:{key}",
             "--disable-auto-complete-config",
             "--allow-gpu-metrics=false",
             # The stubs' shared memory carries requests; names of its own keep servers side by side apart.
@@ -161,6 +164,11 @@ class StockServer:
     def poll(self) -> int | None:
         """The exit code if the server has ended, else None."""
         return self._process.poll() if self._process else None
+
+    def dead_models(self) -> set[int]:
+        """Process ids of models that have ended while the server runs."""
+        assert self._process is not None
+        return {pid for pid, parent, state in _processes() if parent == self._process.pid and state == "Z"}
 
     def stop(self, *, keep_log: bool = False) -> None:
         """Stop the server in order (SIGTERM, then SIGKILL) and remove its scratch directory, if it runs."""
@@ -273,3 +281,11 @@ def _choose_ports(
                 ) from error
             chosen.append(listener.getsockname()[1])
     return chosen[0], chosen[1], chosen[2]
+
+
+def _processes() -> Iterator[tuple[int, int, str]]:
+    """Process id, parent and state of every process, see proc(5)."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]  # after the name, which may hold anything
+            yield int(stat.parent.name), int(parent), state

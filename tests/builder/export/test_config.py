@@ -97,6 +97,17 @@ def test_threads_and_pytorch_parameters() -> None:
     assert pytorch.parameters["ENABLE_WEIGHT_SHARING"].string_value == "true"
 
 
+def test_pytorch_warms_up_with_every_input_and_no_requests_are_turned_away() -> None:
+    config = read(WITH_TOWER, "pytorch")
+    (warmup,) = config.model_warmup
+    assert (warmup.name, warmup.batch_size, warmup.count) == ("neutral", 1, 0)
+    given = {name: (tensor.data_type, list(tensor.dims), tensor.zero_data) for name, tensor in warmup.inputs.items()}
+    assert given == {t.name: (t.data_type, [8 if n < 0 else n for n in t.dims], True) for t in config.input}
+    assert not read(WITH_TOWER).model_warmup  # model.py does it
+    assert not config.dynamic_batching.HasField("default_queue_policy")
+    assert config.dynamic_batching.priority_levels == 0
+
+
 @pytest.mark.parametrize("backend", ["python", "pytorch"])
 def test_instances_are_one_group_and_are_read_again(backend: str, tmp_path: Path) -> None:
     groups = read(WITHOUT_TOWER, backend, instances=5).instance_group
