@@ -55,11 +55,9 @@ def leaf(rng: random.Random, values: dict[str, list[Any]]) -> Condition:
         return Unknown(name)
     if rng.random() < 0.02:
         return everything()
-
     if rng.random() < 0.06:
-        return item_in(
-            rng.choices(range(0, 2**63 - 1), k=2) + rng.choices(values["title_id"][:-2], k=rng.choice((0, 1, 30)))
-        )
+        known = rng.choices(values["title_id"][:-2], k=rng.choice((0, 1, 30)))
+        return item_in([*known, rng.randrange(2**63)])
 
     def several() -> tuple[Any, ...]:
         return tuple(rng.choices(values[name], k=rng.choice((0, 1, 1, 2, 3, 8, 40))))

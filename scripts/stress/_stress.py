@@ -42,7 +42,7 @@ data:
       - {{name: ünïcode, kind: category, filter: true}}
       - {{name: title_id, kind: category, filter: true, column: sku}}
       - {{name: shelf, kind: category}}
-index: {{results: {results}, recall: 0.99}}
+index: {{results: {results}, recall: 0.99, max_filter_words: 65536}}
 """
 COLOURS = [
     "red",
