@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import monotonic, perf_counter
 from typing import Any, TypeVar
 
@@ -23,9 +23,11 @@ from numpy.typing import NDArray
 
 from client._balancer import Balancer, Endpoint
 from client._codec import Codec
+from client._explain import explaining, read_rules
+from client._explanation import Explanation, Rules
 from client._models import Ranking, Request, Retrieval
 from client._ranking import RankingCodec
-from client._values import header_fields, seconds, version_text
+from client._values import header_fields, item_ids, seconds, version_text
 from client._work import RankingItems, Retrieving, Work, kept
 from client.errors import (
     ClientClosed,
@@ -43,6 +45,7 @@ from client.schema import RANKING_SUFFIX, Schema
 from client.transport import Answer, Headers, ModelConfig
 
 SCHEMA_PARAMETER = "schema"
+DIVERSITY_PARAMETER = "diversity"
 SNAPSHOT_PARAMETER = "snapshot"  # the same for the retrieval model and the ranking model of one export
 _REREAD = 1.0  # seconds between readings of the schema that wrong requests may cause
 _CODECS_KEPT = 8  # schemas in use at once, by endpoints in the middle of a rollout and by both models
@@ -58,6 +61,7 @@ class Served:
     snapshot: str
     max_batch: int
     read_at: float
+    rules: Rules | None  # of diversity
     versions: frozenset[str] = field(default_factory=frozenset)  # of the model, known to have this schema
 
 
@@ -166,6 +170,42 @@ class Core:
         work = RankingItems(kept(request), items, k)
         return (yield from self._tried(self.model + RANKING_SUFFIX, work, deadline, self._all_headers(headers)))
 
+    def explain(
+        self, item_id: int, request: Request, timeout: float | None, headers: Mapping[str, str] | None
+    ) -> Steps[Explanation]:
+        """Why one item is or is not returned, all of it asked of one version at one endpoint."""
+        self._require_open()
+        deadline = self._until(timeout)
+        sent = self._all_headers(headers)
+        (item,) = item_ids("item_id", [item_id]).tolist()
+        asked = kept(request)
+        return (yield from self._repeated(lambda at: self._explained(at, item, asked, deadline, sent), deadline))
+
+    def _explained(
+        self, endpoint: Endpoint, item: int, request: Request, deadline: float, headers: Headers
+    ) -> Steps[Explanation]:
+        served = endpoint.served.get(self.model) or (yield from self._read(endpoint, self.model, deadline, headers))
+        version = None
+        for _ in range(2):
+            assert isinstance(served.codec, Codec)
+            asking = explaining(item, request, served.codec, served.rules, served.max_batch)
+            try:
+                work = next(asking)
+                while True:
+                    results = yield from self._asked(endpoint, self.model, work, deadline, headers, alone=True)
+                    now = endpoint.served[self.model]
+                    if work.codec is not served.codec or now.rules != served.rules:
+                        break
+                    if version not in (None, work.version):
+                        break
+                    version = work.version
+                    work = asking.send(results)
+            except StopIteration as end:
+                explanation: Explanation = replace(end.value, version=version)
+                return explanation
+            served, version = endpoint.served[self.model], None
+        raise SchemaMismatch(f"{self.model!r} at {endpoint.name} was replaced twice during the call; call again")
+
     def _tried(self, model: str, work: Work[R], deadline: float, headers: Headers) -> Steps[R]:
         """`_asked`, again where that may help, of other endpoints first."""
 
@@ -207,8 +247,13 @@ class Core:
             yield Pause(pause)
         raise AssertionError("the last attempt returns or raises")  # pragma: no cover
 
-    def _asked(self, endpoint: Endpoint, model: str, work: Work[R], deadline: float, headers: Headers) -> Steps[R]:
-        """One request to one endpoint; a second one if the first shows that the schema is out of date."""
+    def _asked(
+        self, endpoint: Endpoint, model: str, work: Work[R], deadline: float, headers: Headers, *, alone: bool = False
+    ) -> Steps[R]:
+        """One request to one endpoint; a second one if the first shows that the schema is out of date.
+
+        `alone`: no other endpoint may answer in its place.
+        """
         served = endpoint.served.get(model)
         if served is None:
             served = yield from self._read(endpoint, model, deadline, headers)
@@ -224,7 +269,7 @@ class Core:
             source = endpoint
             try:
                 started = perf_counter()
-                answer, source = yield from self._infer(endpoint, model, inputs, work, deadline, headers)
+                answer, source = yield from self._infer(endpoint, model, inputs, work, deadline, headers, alone)
                 latency = perf_counter() - started
                 if source is endpoint and answer.version in served.versions:
                     current: Served | None = served  # also where another call has seen a newer version meanwhile
@@ -261,10 +306,11 @@ class Core:
         work: Work[R],
         deadline: float,
         headers: Headers,
+        alone: bool,
     ) -> Steps[tuple[Answer, Endpoint]]:
         def second() -> Endpoint | None:
             """Another endpoint that works and takes the same tensors, as far as is known."""
-            other = self.balancer.take((endpoint,), only_other=True)
+            other = None if alone else self.balancer.take((endpoint,), only_other=True)
             if other is not None and (served := other.served.get(model)) and served.codec is not work.codec:
                 self.balancer.release(other)
                 return None
@@ -321,10 +367,11 @@ class Core:
             if len(self._codecs) >= _CODECS_KEPT:
                 self._codecs.clear()
             self._codecs[text, kind] = codec
+        rules = read_rules(config.parameters.get(DIVERSITY_PARAMETER))
         snapshot = config.parameters.get(SNAPSHOT_PARAMETER, "")
         before = endpoint.served.get(model)
         versions: frozenset[str] = before.versions if before is not None and before.codec is codec else frozenset()
-        served = Served(codec, snapshot, max(1, config.max_batch_size), monotonic(), versions)
+        served = Served(codec, snapshot, max(1, config.max_batch_size), monotonic(), rules, versions)
         endpoint.served[model] = served
         return served
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from builder.config import Diversity
 from builder.errors import BuilderError
 from builder.network.pipeline import OUTPUT_NAMES, input_names
 from builder.network.ranking import RANKING_OUTPUTS, ranking_names
@@ -33,13 +34,14 @@ def model_config(
     threads: int,
     instances: int,
     snapshot: str,
+    diversity: Diversity | None = None,
     ranks: str | None = None,
 ) -> str:
     """Return config.pbtxt for `backend` ("python" or "pytorch").
 
     `instances`: how many requests, or batches of them, are computed at once; `threads`: torch threads of each. Both at
-    least 1. `snapshot`: what is the same for all models of a snapshot. `ranks`: the retrieval model, in the
-    configuration of its ranking model.
+    least 1. `snapshot`: what is the same for all models of a snapshot. `diversity`: the artifact's rules, for clients that
+    explain its results. `ranks`: the retrieval model, in the configuration of its ranking model.
     """
     config = model_config_pb2.ModelConfig(name=model, backend=backend, max_batch_size=MAX_BATCH)
     for name in input_names(schema) if ranks is None else ranking_names(schema):
@@ -64,6 +66,8 @@ def model_config(
     config.parameters["schema"].string_value = schema.to_json()
     config.parameters["fingerprint"].string_value = str(schema.fingerprint)
     config.parameters["snapshot"].string_value = snapshot
+    if diversity is not None:
+        config.parameters["diversity"].string_value = diversity.model_dump_json()
     if ranks is not None:
         config.parameters["ranks"].string_value = ranks
     config.parameters["INTRA_OP_THREAD_COUNT"].string_value = str(threads)

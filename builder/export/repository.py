@@ -121,6 +121,7 @@ def write_version(
                     text = model_config(
                         schema, model=name, backend=backend, threads=threads, instances=instances,
                         snapshot=manifest.snapshot, ranks=None if ranks is None else model,
+                        diversity=manifest.diversity if ranks is None else None,
                     )  # fmt: skip
                     (partial / config.name).write_text(text)
                 written.append((partial, home / str(number)))

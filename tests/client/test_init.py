@@ -9,8 +9,8 @@ import client
 
 PUBLIC = """
     TLS AccessDenied AllOf And Answer AnyOf AsyncRetrievalClient AsyncTransport ClientClosed Codec Condition
-    ConnectionFailed DeadlineExceeded F Feature Hit InvalidValue ItemIn LimitExceeded ModelConfig ModelNotFound
-    ModelUnavailable Not Or QueueFull Range Ranking Request RequestError Retrieval RetrievalClient Retry
+    ConnectionFailed DeadlineExceeded Explanation F Feature Hit InvalidValue ItemIn LimitExceeded ModelConfig
+    ModelNotFound ModelUnavailable Not Or QueueFull Range Ranking Request RequestError Retrieval RetrievalClient Retry
     RowStatusError Schema SchemaError SchemaMismatch ServerError SilverTritonError Stats Status Transport Unknown
     UnknownName WrongServer compile_filter everything item_in matches
 """

@@ -9,8 +9,11 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from builder.config import Diversity
 from builder.errors import BuilderError
 from builder.export.config import MAX_BATCH, configured_processes, model_config
+from client._explain import read_rules
+from client._explanation import Rules
 from client.schema import Feature, Schema
 
 WITH_TOWER = Schema(
@@ -37,6 +40,16 @@ def read(schema: Schema, backend: str = "python", threads: int = 1, instances: i
     config = model_config_pb2.ModelConfig()
     text_format.Parse(text(schema, backend, threads, instances), config)
     return config
+
+
+def test_rules_of_diversity_travel_for_clients_that_explain() -> None:
+    options: dict[str, Any] = {"model": "m", "backend": "python", "threads": 1, "instances": 1, "snapshot": "5eed"}
+    for mmr, expected in ((0.7, 0.7), (None, 1.0)):
+        config = model_config_pb2.ModelConfig()
+        rules = Diversity(at_most={"genres": 2}, mmr=mmr)
+        text_format.Parse(model_config(WITH_TOWER, **options, diversity=rules), config)
+        assert read_rules(config.parameters["diversity"].string_value) == Rules((("genres", 2),), expected)
+    assert "diversity" not in read(WITH_TOWER).parameters
 
 
 def tensors(found: Any) -> list[tuple[str, str, list[int]]]:
