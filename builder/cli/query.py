@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from builder.cli.options import json_option, model_option
-from client import Ranking, Retrieval, RetrievalClient, Schema
+from client import Explanation, Ranking, Request, RequestError, Retrieval, RetrievalClient, Schema
 from client.filters.text import parse_filter
 
 DEFAULT_RESULTS = 10
@@ -27,6 +27,7 @@ DEFAULT_RESULTS = 10
 @click.option("--filter", "text", metavar="CONDITION", help="""E.g. 'F.genres.any_of("Drama") & (F.year >= 1990)'.""")
 @click.option("--exclude", metavar="ID,ID,...", help="Item ids never to return.")
 @click.option("--rank", "items", metavar="ID,ID,...", help="Score these items instead of searching.")
+@click.option("--explain", "explained", type=int, metavar="ID", help="Say why this item is, or is not, returned.")
 @click.option("-k", type=click.IntRange(min=1), help="Results wanted [10; all that --rank names].")
 @click.option("--probes", type=click.IntRange(min=1), help="Clusters to probe [the artifact's].")
 @click.option("--candidates", type=click.IntRange(min=1), help="Candidates to rescore [the artifact's].")
@@ -41,16 +42,19 @@ def command(
     text: str | None,
     exclude: str | None,
     items: str | None,
+    explained: int | None,
     k: int | None,
     probes: int | None,
     candidates: int | None,
     timeout: float,
     as_json: bool,
 ) -> None:
-    """Retrieve items for one user, or score given ones, and print them."""
+    """Retrieve items for one user, or score given ones, and print them; or explain one item."""
     condition = parse_filter(text) if text else None
     with RetrievalClient(address, model=model, timeout=timeout) as client:
         if items is not None:
+            if explained is not None:
+                raise click.UsageError("--explain is about a search, --rank searches nothing: leave one of them out")
             if text or exclude or probes or candidates:
                 raise click.UsageError("--rank searches nothing: leave out --filter, --exclude, --probes, --candidates")
             ranking = client.rank(
@@ -62,7 +66,7 @@ def command(
             )
             _print_ranking(ranking, as_json)
             return
-        result = client.retrieve(
+        request = Request(
             user=_user(features, client.schema),
             history=_ids("--history", history),
             query=_vector(query),
@@ -72,6 +76,13 @@ def command(
             probes=probes,
             candidates=candidates,
         )
+        if explained is not None:
+            explanation = client.explain(explained, request)
+            click.echo(json.dumps(_explanation(explanation)) if as_json else str(explanation))
+            return
+        (result,) = client.retrieve_many([request])
+    if isinstance(result, RequestError):
+        raise result
     if as_json:
         click.echo(json.dumps(_as_json(result)))
     else:
@@ -117,6 +128,25 @@ def _vector(path: Path | None) -> np.ndarray[Any, np.dtype[Any]] | None:
     except Exception as error:  # for a damaged header NumPy raises tokenizer and type errors too
         raise click.BadParameter(f"{path} is no .npy array: {error}", param_hint="--query") from error
     return vector
+
+
+def _explanation(explanation: Explanation) -> dict[str, Any]:
+    return {
+        "item_id": explanation.item_id,
+        "outcome": explanation.outcome,
+        "reasons": explanation.reasons,
+        "k": explanation.k,
+        "position": explanation.position,
+        "score": explanation.score,
+        "kth_score": explanation.kth_score,
+        "gap": explanation.gap,
+        "failing": [str(part) for part in explanation.failing],
+        "probes": explanation.probes,
+        "candidates": explanation.candidates,
+        "certain": explanation.certain,
+        "version": explanation.version,
+        "text": str(explanation),
+    }
 
 
 def _print_ranking(result: Ranking, as_json: bool) -> None:

@@ -40,8 +40,8 @@ def model_config(
     """Return config.pbtxt for `backend` ("python" or "pytorch").
 
     `instances`: how many requests, or batches of them, are computed at once; `threads`: torch threads of each. Both at
-    least 1. `snapshot`: what is the same for all models of a snapshot. `diversity`: the artifact's rules, for clients that
-    explain its results. `ranks`: the retrieval model, in the configuration of its ranking model.
+    least 1. `snapshot`: what is the same for all models of a snapshot. `diversity`: the artifact's rules, for
+    clients that explain its results. `ranks`: the retrieval model, in the configuration of its ranking model.
     """
     config = model_config_pb2.ModelConfig(name=model, backend=backend, max_batch_size=MAX_BATCH)
     for name in input_names(schema) if ranks is None else ranking_names(schema):

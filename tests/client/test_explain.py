@@ -287,20 +287,20 @@ def test_filters_of_any_size_and_depth(schema: Schema) -> None:
     deep: Condition = F.cast == 0
     for level in range(1, 64):
         deep = And((F.cast == level, deep)) if level % 2 else Or((F.cast == level, deep))
-    many = F.title_id.is_in(range(65_533))
+    long = [
+        F.title_id.is_in(range(65_533)),
+        ~F.title_id.is_in(range(65_532)),
+        item_in(range(10, 65_543)),
+        F.cast.all_of(*range(65_533)),
+    ]
+    server = FakeServer(schema, MOVIES[2:4])
     with server.client(timeout=60) as client:
-        for condition in (
-            deep,
-            many,
-            ~F.title_id.is_in(range(65_532)),
-            item_in(range(10, 65_543)),
-            F.cast.all_of(*range(65_533)),
-        ):
-            expected = matches(condition, MOVIES[2], server.schema)
+        for condition in (deep, *long):
+            expected = matches(condition, MOVIES[2], schema)
             server.calls.clear()
             explanation = client.explain(3, Request(filter=condition, k=20))
             assert explanation.outcome == ("returned" if expected else "filtered")
-            assert not any(matches(part, MOVIES[2], server.schema) for part in explanation.failing)
+            assert not any(matches(part, MOVIES[2], schema) for part in explanation.failing)
             assert max(len(call.inputs["filter"]) for call in server.calls) <= 64
         assert client.explain(3, Request(filter=deep, k=20)).failing[0] != deep
 
