@@ -14,6 +14,7 @@ from client._client import RetrievalClient
 from client._codec import Codec
 from client._explanation import Explanation
 from client._models import Hit, Ranking, Request, Retrieval, Stats
+from client.contract import Contract, Rules
 from client.errors import (
     AccessDenied,
     ClientClosed,
@@ -31,6 +32,7 @@ from client.errors import (
     ServerError,
     SilverTritonError,
     UnknownName,
+    Unsupported,
     WrongServer,
 )
 from client.filters import (
@@ -39,6 +41,7 @@ from client.filters import (
     AnyOf,
     Condition,
     F,
+    FilterCost,
     ItemIn,
     Not,
     Or,
@@ -46,8 +49,10 @@ from client.filters import (
     Unknown,
     compile_filter,
     everything,
+    filter_cost,
     item_in,
     matches,
+    parse_filter,
 )
 from client.options import TLS, Retry
 from client.schema import Feature, Schema, Status
@@ -66,10 +71,12 @@ __all__ = [
     "Codec",
     "Condition",
     "ConnectionFailed",
+    "Contract",
     "DeadlineExceeded",
     "Explanation",
     "F",
     "Feature",
+    "FilterCost",
     "Hit",
     "InvalidValue",
     "ItemIn",
@@ -88,6 +95,7 @@ __all__ = [
     "RetrievalClient",
     "Retry",
     "RowStatusError",
+    "Rules",
     "Schema",
     "SchemaError",
     "SchemaMismatch",
@@ -98,9 +106,12 @@ __all__ = [
     "Transport",
     "Unknown",
     "UnknownName",
+    "Unsupported",
     "WrongServer",
     "compile_filter",
     "everything",
+    "filter_cost",
     "item_in",
     "matches",
+    "parse_filter",
 ]

@@ -17,18 +17,18 @@ was no candidate before, is in a cluster that was not read.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from client._codec import Codec
-from client._explanation import Explanation, Outcome, Rules
+from client._explanation import Explanation, Outcome
 from client._models import Request, Retrieval
 from client._values import item_ids
 from client._work import Retrieving
-from client.errors import RequestError, SchemaError
+from client.contract import Contract, Rules
+from client.errors import RequestError
 from client.filters.conditions import AllOf, And, AnyOf, Condition, ItemIn, Not, Or
 from client.schema import Schema
 
@@ -36,36 +36,25 @@ R = TypeVar("R")
 Asking = Generator[list[Request], list[Retrieval], R]
 """Yields requests, is sent their results, and returns what they say."""
 
-# A leaf of so many values fits into a program with room for the item, whatever the kind of its feature.
-_MOST_VALUES = 16_000
-_ROUNDING = 1e-6
-
-
-def read_rules(text: str | None) -> Rules | None:
-    """The parameter `diversity` of an artifact's configuration. Raises `SchemaError` where it is none."""
-    if not text:
-        return None
-    try:
-        raw = json.loads(text)
-        mmr = 1.0 if raw["mmr"] is None else float(raw["mmr"])
-        return Rules(tuple((str(name), int(most)) for name, most in raw["at_most"].items()), mmr)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise SchemaError(f"the artifact's rules of diversity cannot be read: {error}") from error
+_ROUNDING = 1e-6  # of a final score, relative
 
 
 def explaining(
-    item_id: int, request: Request, codec: Codec, rules: Rules | None, most: int
+    item_id: int, request: Request, codec: Codec, most: int
 ) -> Generator[Retrieving, list[Retrieval | RequestError], Explanation]:
     """Yields batches of at most `most` requests, is sent their results, and returns what they say of the item.
 
     Raises the `RequestError` of a wrong request.
     """
+    needed = request
     try:
         k = codec.check(request).k
+        needed = replace(request, filter=ItemIn((item_id,)))
+        codec.check(needed)
     except RequestError:
-        yield Retrieving([request])  # the schema is out of date, perhaps, and read again
+        yield Retrieving([needed])  # the schema is out of date, perhaps, and read again
         raise
-    asking = _explaining(item_id, request, k, codec.schema, rules, most)
+    asking = _explaining(item_id, request, k, codec.schema, codec.contract, most)
     try:
         requests = next(asking)
         while True:
@@ -82,12 +71,12 @@ def explaining(
 
 
 def _explaining(
-    item_id: int, request: Request, k: int, schema: Schema, rules: Rules | None, most: int
+    item_id: int, request: Request, k: int, schema: Schema, contract: Contract, most: int
 ) -> Asking[Explanation]:
     only = ItemIn((item_id,))
     as_asked = replace(request, k=None)
     alone = replace(as_asked, filter=only, exclude=None, probes=None, candidates=None)
-    condition = And(()) if request.filter is None else _in_pieces(request.filter)
+    condition = And(()) if request.filter is None else _in_pieces(request.filter, contract.max_filter_words)
     leaves = list(dict.fromkeys(_leaves(condition)))
     tests = [replace(alone, filter=And((leaf, only))) for leaf in leaves]
     at_once = tests if len(tests) + 2 <= most else []
@@ -95,9 +84,9 @@ def _explaining(
     excluded = request.exclude is not None and item_id in item_ids("exclude", request.exclude).tolist()
     if own.count == 0:
         return Explanation(item_id, "unknown_item", ("unknown_item", *(("excluded",) if excluded else ())), k)
-    item = _Item(item_id, k, float(own.scores[0]), schema, rules)
+    item = _Item(item_id, as_asked, k, float(own.scores[0]), schema, contract.rules)
     if item.is_found(asked):
-        return item.explained("returned", asked)
+        return item.explained("returned", asked, as_asked)
     if tests and not at_once:
         passed = yield tests
     holds = {leaf: result.count > 0 for leaf, result in zip(leaves, passed, strict=True)}
@@ -109,7 +98,7 @@ def _explaining(
     if item.is_outranked(asked):
         reasons.append("outranked")
     if reasons:
-        return replace(item.explained(reasons[0], asked), reasons=tuple(reasons), failing=failing)
+        return replace(item.explained(reasons[0], asked, as_asked), reasons=tuple(reasons), failing=failing)
     return (yield from _missed(item, asked, as_asked))
 
 
@@ -121,7 +110,7 @@ def _missed(item: _Item, asked: Retrieval, request: Request) -> Asking[Explanati
     if request.candidates != schema.max_candidates:
         again.append(replace(every, candidates=schema.max_candidates))
     if (yield from _ruled_out(item, asked, request)):
-        return item.explained("diversity", asked, sure=_all_are_candidates(asked, request))
+        return item.explained("diversity", asked, request, sure=_all_are_candidates(asked, request))
     result, searched = asked, request
     results = (yield again) if again else []
     for result, searched in zip(results, again, strict=True):
@@ -156,6 +145,7 @@ class _Item:
     """What is known of the item: its own final score."""
 
     item_id: int
+    asked: Request
     k: int
     score: float
     schema: Schema
@@ -194,10 +184,8 @@ class _Item:
             return False
         return math.isclose(self.score, float(result.scores[self.k - 1]), rel_tol=_ROUNDING, abs_tol=_ROUNDING)
 
-    def explained(
-        self, outcome: Outcome, result: Retrieval, request: Request | None = None, *, sure: bool = False
-    ) -> Explanation:
-        """`request`: where it is another than was asked; `sure`: that the item was a candidate."""
+    def explained(self, outcome: Outcome, result: Retrieval, request: Request, *, sure: bool = False) -> Explanation:
+        """By the result of a request; `sure`: that the item was a candidate."""
         by_elimination = outcome in ("diversity", "not_probed", "not_a_candidate")
         return Explanation(
             self.item_id,
@@ -207,8 +195,8 @@ class _Item:
             self.score,
             self.position(result),
             None if self.spread or result.count < self.k else float(result.scores[self.k - 1]),
-            probes=None if request is None else request.probes,
-            candidates=None if request is None else request.candidates,
+            probes=None if request.probes == self.asked.probes else request.probes,
+            candidates=None if request.candidates == self.asked.candidates else request.candidates,
             rules=self.rules,
             certain=sure or not (self.spread and by_elimination),
         )
@@ -218,24 +206,25 @@ def _ordered(score: float) -> float:
     return -math.inf if math.isnan(score) else score
 
 
-def _in_pieces(condition: Condition) -> Condition:
-    """The same condition of leaves that fit into a program with something beside them."""
+def _in_pieces(condition: Condition, words: int) -> Condition:
+    """The same condition of leaves that fit into a program of so many words with the item beside them."""
+    most = max(1, (words - 6) // 4)  # a value of a number takes four
+
+    def cut(values: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+        return (values[start : start + most] for start in range(0, len(values), most))
+
     match condition:
         case And(operands=operands) | Or(operands=operands):
-            return replace(condition, operands=tuple(map(_in_pieces, operands)))
+            return replace(condition, operands=tuple(_in_pieces(operand, words) for operand in operands))
         case Not(operand=operand):
-            return Not(_in_pieces(operand))
-        case AnyOf(values=values) if len(values) > _MOST_VALUES:
-            return Or(tuple(replace(condition, values=part) for part in _cut(values)))
-        case AllOf(values=values) if len(values) > _MOST_VALUES:
-            return And(tuple(replace(condition, values=part) for part in _cut(values)))
-        case ItemIn(item_ids=ids) if len(ids) > _MOST_VALUES:
-            return Or(tuple(map(ItemIn, _cut(ids))))
+            return Not(_in_pieces(operand, words))
+        case AnyOf(values=values) if len(values) > most:
+            return Or(tuple(replace(condition, values=part) for part in cut(values)))
+        case AllOf(values=values) if len(values) > most:
+            return And(tuple(replace(condition, values=part) for part in cut(values)))
+        case ItemIn(item_ids=ids) if len(ids) > most:
+            return Or(tuple(ItemIn(part) for part in cut(ids)))
     return condition
-
-
-def _cut(values: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
-    return (values[start : start + _MOST_VALUES] for start in range(0, len(values), _MOST_VALUES))
 
 
 def _operands(condition: Condition) -> tuple[Condition, ...]:
@@ -248,22 +237,23 @@ def _operands(condition: Condition) -> tuple[Condition, ...]:
 
 
 def _leaves(condition: Condition) -> Iterator[Condition]:
-    operands = _operands(condition)
-    for operand in operands:
-        yield from _leaves(operand)
-    if not operands:
+    """What has to be asked for: what holds of an item by its values."""
+    if not isinstance(condition, And | Or | Not):
         yield condition
+    for operand in _operands(condition):
+        yield from _leaves(operand)
 
 
 def _passes(condition: Condition, holds: Mapping[Condition, bool]) -> bool:
     """Whether the item satisfies a condition; `holds`: whether it does each leaf."""
-    operands = _operands(condition)
-    if not operands:
-        return holds[condition]
-    passes = (_passes(operand, holds) for operand in operands)
-    if isinstance(condition, Not):
-        return not next(passes)
-    return all(passes) if isinstance(condition, And) else any(passes)
+    match condition:
+        case And(operands=operands):
+            return all(_passes(operand, holds) for operand in operands)
+        case Or(operands=operands):
+            return any(_passes(operand, holds) for operand in operands)
+        case Not(operand=operand):
+            return not _passes(operand, holds)
+    return holds[condition]
 
 
 def _deciding(condition: Condition, holds: Mapping[Condition, bool]) -> Condition:

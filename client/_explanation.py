@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from client.contract import Rules
 from client.filters.conditions import Condition
 
 Outcome = Literal[
@@ -17,23 +18,6 @@ Outcome = Literal[
     "not_probed",
     "not_a_candidate",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """The artifact's rules of the last selection. `at_most`: how many results may share a value, by feature.
-
-    `mmr`: the share of relevance in maximal marginal relevance; 1 is relevance alone.
-    """
-
-    at_most: tuple[tuple[str, int], ...]
-    mmr: float = 1.0
-
-    def __str__(self) -> str:
-        rules = [f"at most {most:,} of one {name}" for name, most in self.at_most]
-        if self.mmr < 1:
-            rules.append(f"maximal marginal relevance with mmr {self.mmr:g}")
-        return ", ".join(rules)
 
 
 @dataclass(frozen=True, slots=True)

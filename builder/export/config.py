@@ -7,13 +7,14 @@ from pathlib import Path
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from builder.config import Diversity
 from builder.errors import BuilderError
 from builder.network.pipeline import OUTPUT_NAMES, input_names
 from builder.network.ranking import RANKING_OUTPUTS, ranking_names
+from client.contract import Contract
 from client.schema import Schema
 
 MAX_BATCH = 64  # requests that the server may put into one call of the network
+WARMUP_LENGTH = 8  # of inputs of any length
 
 _INPUTS = {
     "query": ("TYPE_FP32", None),
@@ -28,20 +29,20 @@ _INPUTS = {
 
 def model_config(
     schema: Schema,
+    contract: Contract,
     *,
     model: str,
     backend: str,
     threads: int,
     instances: int,
     snapshot: str,
-    diversity: Diversity | None = None,
     ranks: str | None = None,
 ) -> str:
-    """Return config.pbtxt for `backend` ("python" or "pytorch").
+    """Return config.pbtxt for `backend` ("python" or "pytorch"). `contract`: what clients are told beside the schema.
 
     `instances`: how many requests, or batches of them, are computed at once; `threads`: torch threads of each. Both at
-    least 1. `snapshot`: what is the same for all models of a snapshot. `diversity`: the artifact's rules, for
-    clients that explain its results. `ranks`: the retrieval model, in the configuration of its ranking model.
+    least 1. `snapshot`: what is the same for all models of a snapshot. `ranks`: the retrieval model, in the
+    configuration of its ranking model.
     """
     config = model_config_pb2.ModelConfig(name=model, backend=backend, max_batch_size=MAX_BATCH)
     for name in input_names(schema) if ranks is None else ranking_names(schema):
@@ -60,14 +61,15 @@ def model_config(
     for name in OUTPUT_NAMES if ranks is None else RANKING_OUTPUTS:
         data_type, shape = shapes[name]
         config.output.add(name=name, data_type=model_config_pb2.DataType.Value(data_type), dims=shape)
-    # Batches form from requests that are waiting anyway; a delay would be paid in full by a lone client.
+    # Batches form from requests that are waiting anyway; a delay would be paid in full by a lone client. No limits of the
+    # queue, no priorities: with them the batcher overlooks a free instance for up to half a second (docs/serving.md).
     config.dynamic_batching.SetInParent()
     config.instance_group.add(count=instances, kind=model_config_pb2.ModelInstanceGroup.KIND_CPU)
+    for parameter, value in contract.parameters().items():
+        config.parameters[parameter].string_value = value
     config.parameters["schema"].string_value = schema.to_json()
     config.parameters["fingerprint"].string_value = str(schema.fingerprint)
     config.parameters["snapshot"].string_value = snapshot
-    if diversity is not None:
-        config.parameters["diversity"].string_value = diversity.model_dump_json()
     if ranks is not None:
         config.parameters["ranks"].string_value = ranks
     config.parameters["INTRA_OP_THREAD_COUNT"].string_value = str(threads)
@@ -75,6 +77,13 @@ def model_config(
         config.parameters["INFERENCE_MODE"].string_value = "true"
         config.parameters["DISABLE_OPTIMIZED_EXECUTION"].string_value = "true"  # see serving/triton_model.py
         config.parameters["ENABLE_WEIGHT_SHARING"].string_value = "true"
+        # What serving/triton_model.py does by itself: a request that asks for nothing special, before the first user's.
+        warmup = config.model_warmup.add(name="neutral", batch_size=1)
+        for tensor in config.input:
+            dims = [WARMUP_LENGTH if size < 0 else size for size in tensor.dims]
+            warmup.inputs[tensor.name].CopyFrom(
+                model_config_pb2.ModelWarmup.Input(data_type=tensor.data_type, dims=dims, zero_data=True)
+            )
     text: str = text_format.MessageToString(config, as_utf8=True)
     return text
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from client import Feature, ModelConfig, Request, Schema, matches
+from client import Contract, Feature, Request, Rules, Schema, matches
 from client._fake_network import FakeNetwork, Tensors
 from client.testing import FakeServer
 
@@ -55,7 +55,11 @@ class Clustered(FakeNetwork):
         self.found_by = {item: random.randrange(40) / 8 for item in ids}
         self.score = {item: self.found_by[item] + random.choice([0, 0, 0.25, 2, -1]) for item in ids}
         self.at_most, self.mmr = at_most, mmr
-        super().__init__(schema, list(self.items.values()), [self.score[item] for item in ids], None)
+        rules = None
+        if at_most is not None or mmr < 1:
+            rules = Rules((() if at_most is None else (("group", at_most),)), mmr)
+        self.contract = Contract(rules=rules)
+        super().__init__(schema, list(self.items.values()), [self.score[item] for item in ids], None, self.contract)
 
     def search(self, passing: set[int], excluded: set[int], probes: int, candidates: int) -> Found:
         most = self.schema.max_candidates
@@ -129,13 +133,5 @@ class ClusteredServer(FakeServer):
     """A fake server of such a network."""
 
     def __init__(self, network: Clustered) -> None:
-        super().__init__(network.schema, [])
-        self.rules = ""
-        if network.at_most is not None or network.mmr < 1:
-            at_most = "{}" if network.at_most is None else f'{{"group": {network.at_most}}}'
-            self.rules = f'{{"at_most": {at_most}, "mmr": {network.mmr}}}'
+        super().__init__(network.schema, [], contract=network.contract)
         self._network = network
-
-    def model_config(self, *arguments: Any, **named: Any) -> ModelConfig:
-        config = super().model_config(*arguments, **named)
-        return ModelConfig({**config.parameters, "diversity": self.rules}, config.max_batch_size)
