@@ -5,14 +5,14 @@ What decides, in this order:
     unknown_item     a request that lets only the item pass, and excludes nothing, returns nothing
     excluded         the request says so
     filtered         the leaves of the filter, each asked for with "and it is this item", put together again
-    outranked        the k-th of the results comes before the item's own score
-    diversity        beside those of the k results alone that come before it, it is left out too
-    not_probed       else it was no candidate: it would be among the k results. With all clusters it is
-    not_a_candidate  else with all clusters it is no candidate either
+    outranked        the k-th of the results comes before the item by its own score, which that request gave
+    diversity        it is left out too where only it and the k results may pass
+    not_probed       with all clusters it is among the k results
+    not_a_candidate  else
 
-The item's own final score is that of the request that lets only it pass: scores depend on no other candidate. Of all
-clusters the same candidates are those of some clusters whose own are better, so that an item that is found there, and
-was no candidate before, is in a cluster that was not read.
+An item that is neither outranked nor left out by a rule would have been returned if it had been a candidate. With all
+clusters the candidates are the best of more items: what is a candidate then would have been one before, if its cluster
+had been read.
 """
 
 from __future__ import annotations
