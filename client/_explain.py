@@ -182,7 +182,7 @@ class _Item:
         """Whether only rounding parts it from the k-th: a reranker's scores may vary with the size of a batch."""
         if self.spread or result.count < self.k:
             return False
-        return math.isclose(self.score, float(result.scores[self.k - 1]), rel_tol=_ROUNDING, abs_tol=_ROUNDING)
+        return math.isclose(self.score, float(result.scores[self.k - 1]), rel_tol=_ROUNDING)
 
     def explained(self, outcome: Outcome, result: Retrieval, request: Request, *, sure: bool = False) -> Explanation:
         """By the result of a request; `sure`: that the item was a candidate."""

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from client import (
+    AsyncRetrievalClient,
     Condition,
     ConnectionFailed,
     Contract,
@@ -338,6 +339,21 @@ def test_asyncio(server: FakeServer) -> None:
             return await client.explain(3, Request(filter=F.year > 1990))
 
     assert asyncio.run(explained()).outcome == "filtered"
+
+
+def test_one_endpoint_answers_all_of_it(schema: Schema) -> None:
+    """The other one may serve other items, whatever `hedge` says."""
+    servers = [FakeServer(schema, MOVIES), FakeServer(schema, MOVIES[:20])]
+    for server in servers:
+        server.delay = 0.05
+
+    async def explained() -> None:
+        transports = [server.asynchronous for server in servers]
+        async with AsyncRetrievalClient(["one:1", "two:1"], transport=transports, hedge=0.001, timeout=30) as client:
+            await client.explain(4, Request(k=5, candidates=3))
+
+    asyncio.run(explained())
+    assert sorted(len(server.calls) for server in servers) == [0, 2]
 
 
 class Replaced(FakeServer):
