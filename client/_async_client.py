@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from client._core import Core
 from client._endpoints import addresses_of, check_compression, check_hedge, check_shared_memory, connected, given
+from client._explanation import Explanation
 from client._models import Ranking, Request, Retrieval
 from client._steps import Infer, Pause, Step, Steps
 from client.contract import Contract
@@ -134,6 +135,17 @@ class AsyncRetrievalClient:
         """See `RetrievalClient.rank`."""
         request = Request(user=user, history=history, query=query, task_weights=task_weights, key=key)
         return await self._run(self._core.rank(request, items, k, timeout, headers))
+
+    async def explain(
+        self,
+        item_id: int,
+        request: Request,
+        *,
+        timeout: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Explanation:
+        """See `RetrievalClient.explain`."""
+        return await self._run(self._core.explain(item_id, request, timeout, headers))
 
     async def close(self) -> None:
         """Close the connections. Later calls raise `ClientClosed`; closing again does nothing."""

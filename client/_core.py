@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from time import monotonic, perf_counter
 from typing import Any, TypeVar
 
@@ -22,10 +23,12 @@ from numpy.typing import NDArray
 
 from client._balancer import Balancer, Endpoint
 from client._codec import Codec
+from client._explain import explaining
+from client._explanation import Explanation
 from client._models import Ranking, Request, Retrieval
 from client._serving import Serving, drawn
 from client._steps import Infer, Pause, Served, Steps
-from client._values import header_fields, most_filter_words, seconds, version_text
+from client._values import header_fields, item_ids, most_filter_words, seconds, version_text
 from client._work import RankingItems, Retrieving, Work, kept
 from client.errors import (
     ClientClosed,
@@ -82,8 +85,8 @@ class Core:
         """One user. Raises the `RequestError` of a wrong request."""
         self._require_open()
         deadline = self._until(timeout)
-        work = Retrieving([kept(request)], drawn(request.key))
-        (result,) = yield from self._tried("", work, deadline, self._all_headers(headers))
+        work = Retrieving([kept(request)])
+        (result,) = yield from self._tried("", drawn(request.key), work, deadline, self._all_headers(headers))
         if isinstance(result, RequestError):
             raise result
         return result
@@ -101,8 +104,8 @@ class Core:
         for draw, numbers in self._apart(every):
             for first in range(0, len(numbers), served.max_batch):
                 batch = numbers[first : first + served.max_batch]
-                work = Retrieving([every[number] for number in batch], draw)
-                answered = yield from self._tried("", work, deadline, sent)
+                work = Retrieving([every[number] for number in batch])
+                answered = yield from self._tried("", draw, work, deadline, sent)
                 results.update(zip(batch, answered, strict=True))
         return [results[number] for number in range(len(every))]
 
@@ -117,8 +120,56 @@ class Core:
         """Given items for one user, by the ranking model."""
         self._require_open()
         deadline = self._until(timeout)
-        work = RankingItems(kept(request), items, k, drawn(request.key))
-        return (yield from self._tried(RANKING_SUFFIX, work, deadline, self._all_headers(headers)))
+        work = RankingItems(kept(request), items, k)
+        draw = drawn(request.key)
+        return (yield from self._tried(RANKING_SUFFIX, draw, work, deadline, self._all_headers(headers)))
+
+    def explain(
+        self, item_id: int, request: Request, timeout: float | None, headers: Mapping[str, str] | None
+    ) -> Steps[Explanation]:
+        """Why one item is or is not returned, all of it asked of one version at one endpoint."""
+        self._require_open()
+        deadline = self._until(timeout)
+        sent = self._all_headers(headers)
+        (item,) = item_ids("item_id", [item_id]).tolist()
+        asked = kept(request)
+        draw = drawn(request.key)
+
+        def ask(endpoint: Endpoint) -> Steps[Explanation]:
+            def of(model: str, served: Served) -> Steps[Explanation]:
+                return self._explained(endpoint, model, served, item, asked, deadline, sent)
+
+            return self._routed(endpoint, "", draw, of, deadline, sent)
+
+        return (yield from self._repeated(ask, deadline))
+
+    def _explained(
+        self,
+        endpoint: Endpoint,
+        model: str,
+        served: Served,
+        item: int,
+        request: Request,
+        deadline: float,
+        headers: Headers,
+    ) -> Steps[Explanation]:
+        version = None
+        for _ in range(2):
+            assert isinstance(served.codec, Codec)
+            asking = explaining(item, request, served.codec, served.max_batch)
+            try:
+                work = next(asking)
+                while True:
+                    results = yield from self._asked(endpoint, model, served, work, deadline, headers, alone=True)
+                    if work.codec is not served.codec or version not in (None, work.version):
+                        break
+                    version = work.version
+                    work = asking.send(results)
+            except StopIteration as end:
+                explanation: Explanation = replace(end.value, version=version)
+                return explanation
+            served, version = endpoint.served[model], None
+        raise SchemaMismatch(f"{model!r} at {endpoint.name} was replaced twice during the call; call again")
 
     def _apart(self, requests: list[Request]) -> list[tuple[float, list[int]]]:
         """Which requests go together: those for canaries and the others, each with what they drew."""
@@ -128,11 +179,14 @@ class Core:
             parts[drawn(request.key) >= share].append(number)
         return [(draw, numbers) for draw, numbers in zip((0.0, 1.0), parts, strict=True) if numbers]
 
-    def _tried(self, suffix: str, work: Work[R], deadline: float, headers: Headers) -> Steps[R]:
+    def _tried(self, suffix: str, draw: float, work: Work[R], deadline: float, headers: Headers) -> Steps[R]:
         """`_asked`, again where that may help, of other endpoints first."""
 
         def ask(endpoint: Endpoint) -> Steps[R]:
-            return self._asked(endpoint, suffix, work, deadline, headers)
+            def of(model: str, served: Served) -> Steps[R]:
+                return self._asked(endpoint, model, served, work, deadline, headers)
+
+            return self._routed(endpoint, suffix, draw, of, deadline, headers)
 
         return (yield from self._repeated(ask, deadline))
 
@@ -169,21 +223,41 @@ class Core:
             yield Pause(pause)
         raise AssertionError("the last attempt returns or raises")  # pragma: no cover
 
-    def _asked(self, endpoint: Endpoint, suffix: str, work: Work[R], deadline: float, headers: Headers) -> Steps[R]:
-        """One request to one endpoint; a second one if the first was for a canary that is gone."""
-        while True:
-            model, served = yield from self._serving.routed(endpoint, suffix, work.draw, deadline, headers)
-            try:
-                return (yield from self._asked_model(endpoint, model, served, work, deadline, headers))
-            except ModelUnavailable as error:
-                if isinstance(error, QueueFull) or not self._serving.is_canary(model):
-                    raise
-            self._serving.forget_canary(endpoint)
-
-    def _asked_model(
-        self, endpoint: Endpoint, model: str, served: Served, work: Work[R], deadline: float, headers: Headers
+    def _routed(
+        self,
+        endpoint: Endpoint,
+        suffix: str,
+        draw: float,
+        ask: Callable[[str, Served], Steps[R]],
+        deadline: float,
+        headers: Headers,
     ) -> Steps[R]:
-        """One request to one model; a second one if the first shows that the schema is out of date."""
+        """`ask` of the model that a request goes to; once more, of the served one, if that was a canary now gone."""
+        model, served = yield from self._serving.routed(endpoint, suffix, draw, deadline, headers)
+        try:
+            return (yield from ask(model, served))
+        except ModelUnavailable as error:
+            if isinstance(error, QueueFull) or not self._serving.is_canary(model):
+                raise
+        self._serving.forget_canary(endpoint)
+        model, served = yield from self._serving.routed(endpoint, suffix, draw, deadline, headers)
+        return (yield from ask(model, served))
+
+    def _asked(
+        self,
+        endpoint: Endpoint,
+        model: str,
+        served: Served,
+        work: Work[R],
+        deadline: float,
+        headers: Headers,
+        *,
+        alone: bool = False,
+    ) -> Steps[R]:
+        """One request to one model; a second one if the first shows that the schema is out of date.
+
+        `alone`: no other endpoint may answer in its place.
+        """
         read = self._serving.read
         inputs = work.encode(served.codec)
         if work.refused() and monotonic() - served.read_at > _REREAD:
@@ -195,7 +269,7 @@ class Core:
             source = endpoint
             try:
                 started = perf_counter()
-                answer, source = yield from self._infer(endpoint, model, inputs, work, deadline, headers)
+                answer, source = yield from self._infer(endpoint, model, inputs, work, deadline, headers, alone)
                 latency = perf_counter() - started
                 if source is endpoint and served.is_of(answer.version):
                     current: Served | None = served  # also where another call has seen a newer version meanwhile
@@ -232,10 +306,11 @@ class Core:
         work: Work[R],
         deadline: float,
         headers: Headers,
+        alone: bool,
     ) -> Steps[tuple[Answer, Endpoint]]:
         def second() -> Endpoint | None:
             """Another endpoint that works and takes the same tensors, as far as is known."""
-            other = self.balancer.take((endpoint,), only_other=True)
+            other = None if alone else self.balancer.take((endpoint,), only_other=True)
             if other is None:
                 return None
             served = other.served.get(model)

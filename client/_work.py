@@ -20,12 +20,9 @@ R = TypeVar("R")
 
 
 class Work(Protocol[R]):
-    """One batch of one call. `codec`: what it was encoded with last, a `Codec` or a `RankingCodec`. `draw`: 0 to 1, of
-    `client._serving.drawn`.
-    """
+    """One batch of one call. `codec`: what it was encoded with last, a `Codec` or a `RankingCodec`."""
 
     codec: Any
-    draw: float
 
     def encode(self, codec: Any) -> Tensors | None:
         """The tensors; None when there is nothing to send."""
@@ -47,9 +44,9 @@ class Work(Protocol[R]):
 class Retrieving:
     """A batch of retrieval requests. Wrong ones are not sent; their errors stand among the results."""
 
-    def __init__(self, requests: Sequence[Request], draw: float) -> None:
+    def __init__(self, requests: Sequence[Request]) -> None:
         self.codec: Codec | None = None
-        self.draw = draw
+        self.version: int | None = None  # that answered
         self._requests = requests
         self._checked: list[Row | RequestError] = []
         self._ks: list[int] = []
@@ -68,7 +65,8 @@ class Retrieving:
         if answer is None:
             return [row for row in self._checked if isinstance(row, RequestError)]
         assert self.codec is not None
-        answered = self.codec.decode(answer.outputs, self._ks, latency, _number(answer.version))
+        self.version = _number(answer.version)
+        answered = self.codec.decode(answer.outputs, self._ks, latency, self.version)
         if len(answered) == len(self._checked):
             return answered
         following = iter(answered)
@@ -84,9 +82,8 @@ class Retrieving:
 class RankingItems:
     """One ranking request. Raises where it is wrong."""
 
-    def __init__(self, request: Request, items: Iterable[int], k: int | None, draw: float) -> None:
+    def __init__(self, request: Request, items: Iterable[int], k: int | None) -> None:
         self.codec: RankingCodec | None = None
-        self.draw = draw
         self._request = request
         self._ids = item_ids("items", items)
         self._k = ranked_at_most(k, len(self._ids))

@@ -33,6 +33,7 @@ class PlainSearch(nn.Module):
         self.register_buffer("item_ids", search.ids[search.item_rows.long()])
         self.filters = FilterMachine(search.filters, search.item_rows)
         self.clusters, self.candidates, self.max_candidates = search.clusters, search.candidates, search.max_candidates
+        self.max_filter_words = search.max_filter_words
 
     def forward(
         self, query: Tensor, filter: Tensor, exclude: Tensor, search: Tensor, status: Tensor
@@ -46,6 +47,7 @@ class PlainSearch(nn.Module):
             of_filter,
             flag((exclude < -1).any(1), Status.EXCLUDE.value),
             flag(bad_limits, Status.SEARCH.value),
+            flag(filter[:, 1] > self.max_filter_words - 2, Status.FILTER_TOO_LONG.value),
         ):
             status = first_status(status, other)
         passes = passes & ~self._excluded(exclude) & (status == 0).unsqueeze(1)  # [B, N]

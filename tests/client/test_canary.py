@@ -114,6 +114,19 @@ def test_ranking_is_divided_as_well(client: Any, server: FakeServer, other: Sche
     assert seen == {1, 2}
 
 
+def test_an_explanation_is_of_the_version_that_its_key_is_sent_to(
+    client: Any, server: FakeServer, other: Schema
+) -> None:
+    server.start_canary(CANARY, share=0.5, schema=other)
+    versions = {key: whole(client.retrieve(key=key)) for key in range(20)}
+    assert set(versions.values()) == {1, 2}
+    for key, version in versions.items():
+        for item, known in ((2, 1), (103, 2)):
+            explanation = client.explain(item, Request(key=key))
+            assert explanation.version == version
+            assert explanation.outcome == ("returned" if version == known else "unknown_item")
+
+
 @pytest.mark.parametrize("kind", [ModelNotFound, ModelUnavailable])
 def test_a_canary_that_is_gone_fails_no_request(
     client: Any, server: FakeServer, other: Schema, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
@@ -143,6 +156,7 @@ def test_a_client_with_a_version_goes_wherever_it_is(server: FakeServer, other: 
             client.retrieve()
         server.start_canary(CANARY, share=0.0, schema=other)
         assert whole(client.retrieve()) == 2
+        assert client.explain(103, Request()).version == 2
         assert whole(client.rank(items=RANKED)) == 2
         server.replace(CANARY, schema=other)
         assert whole(client.retrieve()) == 2
