@@ -136,7 +136,7 @@ def test_options_and_key_reach_the_server(serving: Serving) -> None:
 def test_options_that_cannot_be_are_refused(
     folder: Path, tmp_path: Path, options: tuple[str, ...], code: int, message: str
 ) -> None:
-    shutil.copytree(folder / "repository", tmp_path / "repository")
+    shutil.copytree(folder / "repository", tmp_path / "repository", ignore=shutil.ignore_patterns(".server.*"))
     process = serve(tmp_path, *options)
     output, _ = process.communicate(timeout=60)
     assert (process.returncode, "Traceback" in output) == (code, False), output
