@@ -15,6 +15,7 @@ from builder.errors import BuilderError
 from builder.serving.state import admin_headers, read_key, read_state
 
 LOAD_TIMEOUT = 600.0  # seconds until a model is given up
+_UNLOAD_TIMEOUT = 120.0  # seconds for requests that a model has, and for the end of its processes
 _ASK_TIMEOUT = 30.0  # seconds for any other call
 _UNKNOWN_LENGTH = 8  # of a dimension that may be any
 _DIRECT = [("grpc.enable_http_proxy", 0)]
@@ -58,9 +59,8 @@ class ModelControl:
 
     def loaded(self) -> dict[str, list[int]]:
         """The versions that take requests, by model; models without one are left out."""
-        index = self._ask("get_model_repository_index", as_json=True)
         found: dict[str, list[int]] = {}
-        for entry in index.get("models", []):
+        for entry in self._index():
             if entry.get("state") == "READY":
                 found.setdefault(entry["name"], []).append(int(entry["version"]))
         return found
@@ -68,9 +68,10 @@ class ModelControl:
     def load(self, model: str, version: int) -> None:
         """Load a model as its configuration says, wait until that version takes requests, and prove it with a request.
 
-        What it served before serves until then, and further on if this raises.
+        What it served before serves until then, and further on if this raises. What is being unloaded ends first.
         """
         try:
+            self._await_unloaded()
             self._ask("load_model", model, client_timeout=LOAD_TIMEOUT)
             ends = time.monotonic() + _ASK_TIMEOUT
             while not self._ask("is_model_ready", model, str(version)):
@@ -83,8 +84,12 @@ class ModelControl:
         self.prove(model, version)
 
     def unload(self, model: str) -> None:
-        """Unload a model; requests that it has are answered first. Nothing happens if it is not loaded."""
+        """Unload a model and wait until it has ended, once the requests that it has are answered.
+
+        Nothing happens if it is not loaded.
+        """
         self._ask("unload_model", model)
+        self._await_unloaded()
 
     def prove(self, model: str, version: int) -> None:
         """Ask that version for an answer, with neutral tensors. Raises `BuilderError` unless its status is 0."""
@@ -102,6 +107,23 @@ class ModelControl:
                 f"version {version} of {model} answers a neutral request with status {status}, expected 0",
                 where=self.address,
             )
+
+    def _await_unloaded(self) -> None:
+        """Wait until no model, nor a version that another has replaced, is on its way out: two copies, not three."""
+        ends = time.monotonic() + _UNLOAD_TIMEOUT
+        while leaving := [entry for entry in self._index() if entry.get("state") == "UNLOADING"]:
+            if time.monotonic() > ends:
+                named = ", ".join(f"version {entry['version']} of {entry['name']}" for entry in leaving)
+                raise BuilderError(
+                    f"{named} was given up and has not ended within {_UNLOAD_TIMEOUT:.0f} s",
+                    where=self.address,
+                    remedy="Its process may hang: restart the server, then repeat the command.",
+                )
+            time.sleep(0.02)
+
+    def _index(self) -> list[dict[str, str]]:
+        models: list[dict[str, str]] = self._ask("get_model_repository_index", as_json=True).get("models", [])
+        return models
 
     def _ask(self, method: str, *arguments: Any, client_timeout: float = _ASK_TIMEOUT, **options: Any) -> Any:
         try:
