@@ -101,7 +101,7 @@ class Unified(System):
 
 
 class Mesh(System):
-    """`inside`: Faiss asks the filter while it searches, else candidates are filtered after. `instances`: of scoring."""
+    """`inside`: Faiss asks the filter as it searches, else candidates are filtered after. `instances`: of scoring."""
 
     def __init__(self, folder: Path, candidates: int, *, instances: int = 1, inside: bool = True) -> None:
         super().__init__(folder, candidates)
