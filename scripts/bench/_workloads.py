@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,9 @@ def prepare(workload: Workload, folder: Path, runs: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     source, users, exclude = _trained(workload, runs) if workload.run else _synthetic(workload)
+    started = time.perf_counter()
     version = export(source, folder / "unified", rank=False)
+    export_s = time.perf_counter() - started
     schema = read_manifest(version).read_schema()
     filters = _filters(workload, source, schema, len(exclude))
     np.savez(folder / "requests.npz", **users, filter=filters, exclude=exclude)
@@ -97,6 +100,7 @@ def prepare(workload: Workload, folder: Path, runs: Path) -> None:
         "reranker": source.reranker.kind if source.reranker else None,
         "value": source.value,
         "recall_of_the_default": read_manifest(version).recall.measured,
+        "export_s": round(export_s, 1),
         "artifact_bytes": sum(read_manifest(version).index.bytes.values()),
     }
     (folder / "workload.json").write_text(json.dumps(described, indent=1) + "\n")
