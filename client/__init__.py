@@ -38,12 +38,14 @@ from client.filters import (
     AnyOf,
     Condition,
     F,
+    ItemIn,
     Not,
     Or,
     Range,
     Unknown,
     compile_filter,
     everything,
+    item_in,
     matches,
 )
 from client.options import TLS, Retry
@@ -68,6 +70,7 @@ __all__ = [
     "Feature",
     "Hit",
     "InvalidValue",
+    "ItemIn",
     "LimitExceeded",
     "ModelConfig",
     "ModelNotFound",
@@ -96,5 +99,6 @@ __all__ = [
     "WrongServer",
     "compile_filter",
     "everything",
+    "item_in",
     "matches",
 ]

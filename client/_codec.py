@@ -41,7 +41,8 @@ _MEANINGS = {
     Status.USER_FEATURE: "a number feature of the user is infinite",
     Status.HISTORY: "the history holds an id below -1",
     Status.QUERY: "the query vector holds NaN or infinity",
-    Status.FILTER_MALFORMED: "the filter program is malformed; please report this with the filter",
+    Status.FILTER_MALFORMED: "it does not know this filter program; an artifact that was exported before item_in existed must be "
+    "exported again for it, anything else please report with the filter",
     Status.FILTER_FINGERPRINT: "the filter was compiled for another schema, the artifact was replaced; call again",
     Status.EXCLUDE: "the excluded ids hold an id below -1",
     Status.TASK_WEIGHTS: "a task weight is infinite",

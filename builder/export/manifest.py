@@ -16,7 +16,7 @@ from client.errors import SchemaError
 from client.schema import Schema
 
 FORMAT = 1
-OPERATORS = 6  # raised whenever the schema of an operator changes
+OPERATORS = 7  # raised whenever the schema of an operator changes
 MANIFEST = "manifest.json"
 MODEL_FILE, CODE_FILE, LIBRARY_FILE = "model.pt", "model.py", "libsilvertriton_ops.so"
 _HASH_CHUNK = 1 << 20

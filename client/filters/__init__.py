@@ -2,7 +2,7 @@
 
 from client.filters.builder import F
 from client.filters.compiler import compile_filter
-from client.filters.conditions import AllOf, And, AnyOf, Condition, Not, Or, Range, Unknown, everything
+from client.filters.conditions import AllOf, And, AnyOf, Condition, ItemIn, Not, Or, Range, Unknown, everything, item_in
 from client.filters.interpreter import matches
 
 __all__ = [
@@ -11,11 +11,13 @@ __all__ = [
     "AnyOf",
     "Condition",
     "F",
+    "ItemIn",
     "Not",
     "Or",
     "Range",
     "Unknown",
     "compile_filter",
     "everything",
+    "item_in",
     "matches",
 ]

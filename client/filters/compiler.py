@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from client._values import instant, key_function, number, words
+from client._values import instant, item_ids, key_function, number, words
 from client.errors import LimitExceeded, invalid_value
-from client.filters.conditions import AllOf, And, AnyOf, Condition, Not, Or, Range, Unknown
+from client.filters.conditions import AllOf, And, AnyOf, Condition, ItemIn, Not, Or, Range, Unknown
 from client.filters.interpreter import filter_feature, require_kind
 from client.schema import Feature, Schema
 
@@ -32,6 +32,7 @@ class Opcode(IntEnum):
     ALL = 5
     RANGE = 6
     UNKNOWN = 7
+    ITEMS = 8
 
 
 # A fragment: its code words, and how many sets its evaluation holds at once (the Sethi-Ullman number).
@@ -43,7 +44,7 @@ _Known = tuple[int, Feature, str, Callable[[str, Any], Any], bool]
 
 _doubles = struct.Struct("<2d")
 _int64s = struct.Struct("<2q")
-_AND, _OR, _NOT, _ANY, _ALL, _RANGE, _UNKNOWN = map(int, Opcode)
+_AND, _OR, _NOT, _ANY, _ALL, _RANGE, _UNKNOWN, _ITEMS = map(int, Opcode)
 
 
 def compile_filter(condition: Condition, schema: Schema) -> NDArray[np.int64]:
@@ -118,6 +119,9 @@ class FilterCompiler:
             return self._keys(_ALL | head, value_of, where, condition.values)
         if isinstance(condition, Unknown):
             return [_UNKNOWN | self._find(condition.feature)[0]], 1
+        if isinstance(condition, ItemIn):
+            ids = item_ids("item_in", condition.item_ids).tolist()
+            return [_ITEMS | len(ids) << 32, *ids], 1
         raise invalid_value("filter", condition, "a condition made with F, such as F.year >= 1990")
 
     def _join(self, opcode: int, operands: list[Fragment]) -> Fragment:
@@ -155,9 +159,9 @@ class FilterCompiler:
         return _range(head, low, high)
 
     def _constant(self, every: bool) -> list[int]:
-        """A leaf that every item, or none, satisfies, on the first feature since any one will do."""
+        """A leaf that every item, or none, satisfies: on the first feature since any one will do, or of no items."""
         if not self._features:
-            filter_feature("", self._schema)
+            return [_ITEMS, *([_NOT] if every else [])]
         head, _, _, _, ordered = next(iter(self._features.values()))
         if ordered:
             return [*_range(head, math.inf, -math.inf), *([_NOT] if every else [])]

@@ -1,4 +1,4 @@
-"""The closed set of filter conditions. `F` (client/filters/builder.py) writes them, nothing else needs to.
+"""The closed set of filter conditions. `F` (client/filters/builder.py) and `item_in` write them, nothing else needs to.
 
     Condition
     ├── And, Or        operands; none: every item, no item
@@ -6,7 +6,8 @@
     ├── AnyOf          the item has at least one of the values; numbers and dates: equals one of them
     ├── AllOf          the item has all of the values (category, tags)
     ├── Range          low <= value <= high, either side optional or open (number, date)
-    └── Unknown        the item has no value
+    ├── Unknown        the item has no value
+    └── ItemIn         the item is one of those
 
 What they mean is defined by `client.filters.interpreter.matches`. An item without a value satisfies no AnyOf, no AllOf
 of one value or more and no Range on that feature, hence it satisfies their negation.
@@ -21,6 +22,8 @@ import keyword
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
+
+from client._values import item_ids as checked_ids
 
 C = TypeVar("C", bound="And | Or")
 
@@ -122,9 +125,28 @@ class Unknown(Condition):
     feature: str
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class ItemIn(Condition):
+    """Items with one of these ids. Ids that no item has match nothing."""
+
+    item_ids: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        _check_values(self, self.item_ids)
+
+
 def everything() -> Condition:
     """The condition that every item satisfies: a neutral start for `condition &= ...` in a loop."""
     return And(())
+
+
+def item_in(item_ids: Iterable[int]) -> Condition:
+    """The condition that only the items with these ids satisfy: `(F.year >= 1990) & item_in([318, 50])`.
+
+    `item_ids`: any number of them, in any order, from a list, set, array or other iterable; those that no item has
+    match nothing. Raises `InvalidValue` for what is no id.
+    """
+    return ItemIn(tuple(checked_ids("item_in", item_ids).tolist()))
 
 
 def _join(connective: type[C], left: Condition, right: object) -> Condition:
@@ -178,6 +200,8 @@ def _text(condition: Condition, inside: bool) -> str:
             return f"{field_text(feature)}.all_of({_arguments(values)})"
         case Unknown(feature=feature):
             return f"{field_text(feature)}.is_unknown()"
+        case ItemIn(item_ids=item_ids):
+            return f"item_in([{_arguments(item_ids)}])"
         case Range():
             return _range_text(condition, inside)
     raise AssertionError(f"not a condition: {condition!r}")  # pragma: no cover - the set is closed

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.filters.compiler import MAX_STACK, MAX_WORDS, Opcode
-from client.filters.conditions import AllOf, AnyOf, Condition, Range, Unknown
+from client.filters.conditions import AllOf, AnyOf, Condition, ItemIn, Range, Unknown
 from client.filters.interpreter import item_values, matches
 from client.hashing import UNKNOWN_KEY
 from client.schema import Feature, Schema
@@ -42,7 +42,7 @@ class ProgramRunner:
         self._features = features
         self._items: list[dict[str, Any]] = []
         for item in items:
-            keys: dict[str, Any] = {}
+            keys: dict[str, Any] = {"item_id": item["item_id"]} if "item_id" in item else {}
             for feature in schema.filter_features:
                 values = item_values(feature, item.get(feature.name))
                 keys[feature.name] = values if feature.kind == "tags" else values[0] if values else None
@@ -90,6 +90,10 @@ class ProgramRunner:
         return stack[0]
 
     def _leaf(self, opcode: int, number: int, operands: list[int]) -> Condition:
+        if opcode == Opcode.ITEMS:
+            if number:
+                raise MalformedProgram("feature of ITEMS")
+            return ItemIn(tuple(item for item in operands if item >= 0))  # no other number is an id
         if number >= len(self._features):
             raise MalformedProgram(f"feature {number}")
         feature = self._features[number]

@@ -7,7 +7,7 @@ from typing import Any
 
 from client.errors import InvalidValue, RequestError
 from client.filters.builder import F, Field
-from client.filters.conditions import Condition, everything
+from client.filters.conditions import Condition, everything, item_in
 
 MAX_TEXT = 1 << 20  # characters
 _METHODS = ("all_of", "any_of", "between", "is_in", "is_unknown", "not_in")
@@ -31,8 +31,8 @@ def parse_filter(text: str) -> Condition:
     """Read a condition such as `F.genres.any_of("Drama") & (F.year >= 1990) & ~F.title_id.is_in([1, 2])`.
 
     The grammar is what `F` takes in Python: `&`, `|`, `~`, parentheses, comparisons of a feature with a literal
-    (chained ones too: `1990 <= F.year < 2000`), and the methods of a feature. Nothing is evaluated but literals.
-    Raises `InvalidValue` with the place of what cannot be read.
+    (chained ones too: `1990 <= F.year < 2000`), the methods of a feature, `everything()` and `item_in([...])`.
+    Nothing is evaluated but literals. Raises `InvalidValue` with the place of what cannot be read.
     """
     if len(text) > MAX_TEXT:
         raise InvalidValue(f"filter: {len(text):,} characters, expected at most {MAX_TEXT:,}")
@@ -85,6 +85,8 @@ def _call(node: ast.Call) -> Condition:
     function = node.func
     if isinstance(function, ast.Name) and function.id == "everything" and not node.args and not node.keywords:
         return everything()
+    if isinstance(function, ast.Name) and function.id == "item_in" and len(node.args) == 1 and not node.keywords:
+        return item_in(_literal(node.args[0]))
     if not isinstance(function, ast.Attribute) or function.attr not in _METHODS:
         raise _refuse(node, f"expected one of F.name.{', F.name.'.join(_METHODS)}")
     if node.keywords:

@@ -3,14 +3,9 @@
 
 #include <cstdint>
 
-namespace silvertriton::cpu {
+#include "silvertriton/layout.h"
 
-struct ItemIds {
-    const int64_t* ids;        // [R]
-    const int32_t* item_rows;  // [N]: the rows by ascending id; they are checked, since ids are read there
-    int64_t rows;              // R
-    int64_t items;             // N
-};
+namespace silvertriton::cpu {
 
 // The place of an item id among the ascending ids, or -1.
 inline int64_t find_item(const ItemIds& items, int64_t id) {

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime
+from typing import Any
 
+import numpy as np
 import pytest
 
-from client import And, AnyOf, Condition, F, Not, Or, Range, everything
+from client import And, AnyOf, Condition, F, InvalidValue, ItemIn, Not, Or, Range, everything, item_in
 
 
 @pytest.mark.parametrize(
@@ -26,12 +28,14 @@ from client import And, AnyOf, Condition, F, Not, Or, Range, everything
         (~((F.a == 1) | (F.b <= 2)), "~((F.a == 1) | (F.b <= 2))"),
         (F["a b"] >= datetime.date(2024, 1, 2), "F['a b'] >= datetime.date(2024, 1, 2)"),
         (everything(), "everything()"),
+        (item_in([318, 50]), "item_in([318, 50])"),
+        (~item_in([]) & (F.a == 1), "~item_in([]) & (F.a == 1)"),
         (everything() | (F.a == 1), "everything() | (F.a == 1)"),
     ],
 )
 def test_text_and_back(condition: Condition, text: str) -> None:
     assert str(condition) == repr(condition) == text
-    assert eval(text, {"F": F, "everything": everything, "datetime": datetime}) == condition
+    assert eval(text, {"F": F, "everything": everything, "item_in": item_in, "datetime": datetime}) == condition
 
 
 @pytest.mark.parametrize(
@@ -48,3 +52,15 @@ def test_text_and_back(condition: Condition, text: str) -> None:
 )
 def test_text_of_what_the_builder_does_not_make(condition: Condition, text: str) -> None:
     assert str(condition) == text
+
+
+@pytest.mark.parametrize("values", [[3, 1], (3, 1), np.array([3, 1]), np.array([3, 1], np.uint8), {3: "x", 1: "y"}])
+def test_items_in_any_iterable(values: Any) -> None:
+    assert item_in(values) == ItemIn((3, 1))
+    assert item_in(iter(values)) == ItemIn((3, 1))
+
+
+@pytest.mark.parametrize("values", [5, "12", [None], [True], [1.0], [-1], [2**63], [[1]], ["1"]])
+def test_what_is_no_item_id_is_refused(values: Any) -> None:
+    with pytest.raises(InvalidValue, match=r"item_in.*expected (an item id|a sequence of item ids)"):
+        item_in(values)
