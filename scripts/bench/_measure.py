@@ -106,6 +106,18 @@ def sweep(system: System, requests: Path, light_rate: float, seconds: float) -> 
     return {"capacity": most, "light": light, "points": points, "best": best, "memory_bytes": memory(system)}
 
 
+def afford(system: System, folder: Path, rate: float, counts: list[int], seconds: float) -> list[dict[str, Any]]:
+    """Points at one rate with ever more candidates, to the first beyond the budget."""
+    points = []
+    for count in counts:
+        with Load(system.address, write_requests(folder, count)) as load:
+            load.ask(kind="closed", clients=CLIENTS, seconds=seconds / 4)
+            points.append({"candidates": count, **point(system, load, rate, seconds)})
+        if not points[-1]["within"]:
+            break
+    return points
+
+
 def point(system: System, load: Load, rate: float, seconds: float) -> dict[str, Any]:
     """One rate. Processor time is by process, in milliseconds a request."""
     before = processor(system)

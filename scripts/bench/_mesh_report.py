@@ -50,6 +50,8 @@ def tables(document: dict[str, Any], dollars: float) -> str:
                 for line in lines
             ],
         ),
+        "### Candidates",
+        *(_afforded(line) for line in lines if line.get("afforded_at_best_mesh_rate") or line.get("recall_at_20")),
         "### What the answers are",
         _table(
             ["workload", "candidates", "Faiss index", "filter", "recall of candidates, one model", "Faiss",
@@ -139,6 +141,21 @@ def _spent(line: Line) -> str:
         f"{_label(line)}, {line['candidates']:,} candidates. Inside the one model, one request on one thread: {inside}."
     )
     return f"{title}\n\n{_table(['', 'by process', 'sum'], rows)}"
+
+
+def _afforded(line: Line) -> str:
+    """What the one model does at the best mesh's highest rate with more candidates, and what they are worth."""
+    points = line.get("afforded_at_best_mesh_rate", [])
+    recalls = line.get("recall_at_20", {})
+    counts = sorted({line["candidates"], *(p["candidates"] for p in points), *map(int, recalls)})
+    p99 = {p["candidates"]: f"{p['p99_ms']:.1f}" for p in points}
+    head = ["candidates", *(f"{count:,}" for count in counts)]
+    rows = [["p99 of the one model, ms", *(p99.get(count, "") for count in counts)]] if points else []
+    if recalls:
+        rows.append(["Recall@20", *(f"{recalls[str(count)]:.4f}" if str(count) in recalls else "" for count in counts)])
+    rate = max(_best(line["systems"][name]) for name in NAMES if name != "unified")
+    title = f"{_label(line)}: the best mesh reranks {line['candidates']:,} candidates of {rate:,.0f} requests a second."
+    return f"{title}\n\n{_table(head, rows)}"
 
 
 def plots(document: dict[str, Any], dollars: float, folder: Path) -> None:

@@ -159,7 +159,7 @@ def link(source: str, target: str) -> None:
         Path(target).hardlink_to(source)
 
 
-SYSTEMS: dict[str, type[System]] = {"unified": Unified, "mesh": Mesh, "ensemble": Ensemble}
+SYSTEMS: dict[str, type[System]] = {"mesh": Mesh, "ensemble": Ensemble, "unified": Unified}  # in this order
 VARIANTS: dict[str, list[dict[str, Any]]] = {  # what each system may be started with; the quickest is measured
     "unified": [{"instances": 1}, {"instances": 2}],
     "mesh": [{"instances": 1}, {"instances": 2}, {"instances": 1, "inside": False}],

@@ -33,6 +33,7 @@ from builder.export.sources import from_run
 from builder.network.neighbours import Neighbours
 from builder.network.rerank import Reranker
 from builder.network.towers import UserTower
+from builder.oplib import library_path
 from builder.training.run import load
 from client import Condition, F, compile_filter
 from client.hashing import UNKNOWN_KEY, string_key
@@ -74,11 +75,18 @@ WORKLOADS = {
 
 
 def prepare(workload: Workload, folder: Path, runs: Path) -> None:
-    """Build what is not there yet. `runs`: holds the trained runs."""
-    if (folder / "workload.json").exists():
+    """Build what is not there yet, or was made with other operators. `runs`: holds the trained runs.
+
+    Faiss's indexes stay as long as the vectors do.
+    """
+    described = folder / "workload.json"
+    if described.exists() and json.loads(described.read_text()).get("library") == library_path().parent.name:
         return
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    for made in ("unified", "mesh", "ensemble"):
+        shutil.rmtree(folder / made, ignore_errors=True)
+    for stale in (*folder.glob("*.json"), *folder.glob("load-*.npz")):
+        stale.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
     source, users, exclude = _trained(workload, runs) if workload.run else _synthetic(workload)
     started = time.perf_counter()
     version = export(source, folder / "unified", rank=False)
@@ -86,12 +94,18 @@ def prepare(workload: Workload, folder: Path, runs: Path) -> None:
     schema = read_manifest(version).read_schema()
     filters = _filters(workload, source, schema, len(exclude))
     np.savez(folder / "requests.npz", **users, filter=filters, exclude=exclude)
-    np.save(folder / "vectors.npy", np.asarray(source.vectors, dtype=np.float32))
+    vectors = np.asarray(source.vectors, dtype=np.float32)
+    kept = folder / "vectors.npy"
+    if not (kept.exists() and np.array_equal(np.load(kept, mmap_mode="r"), vectors)):
+        for index in folder.glob("faiss-*.index"):
+            index.unlink()
+        np.save(kept, vectors)
     np.save(folder / "ids.npy", source.catalogue.ids)
     np.savez(folder / "columns.npz", **_columns(source.catalogue))
     write_models(version, schema, folder / "mesh")
-    described = {
+    figures = {
         "name": workload.name,
+        "library": library_path().parent.name,
         "items": len(source.catalogue),
         "dims": source.dims,
         "tasks": len(schema.tasks),
@@ -103,7 +117,7 @@ def prepare(workload: Workload, folder: Path, runs: Path) -> None:
         "export_s": round(export_s, 1),
         "artifact_bytes": sum(read_manifest(version).index.bytes.values()),
     }
-    (folder / "workload.json").write_text(json.dumps(described, indent=1) + "\n")
+    described.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 def _trained(workload: Workload, runs: Path) -> tuple[Source, Inputs, np.ndarray]:
