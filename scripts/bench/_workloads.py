@@ -69,7 +69,7 @@ WORKLOADS = {
         Workload("synthetic-10m-value", (1_000,), 10_000_000, 64, history=False, rerank=False),
         Workload("gowalla", (500, 5_000), run="gowalla"),
         Workload("movielens", (400,), run="movielens"),
-        Workload("synthetic-50k", (1_000, 100), 50_000, 64),
+        Workload("synthetic-50k", (1_000,), 50_000, 64),
     )
 }
 
@@ -140,7 +140,7 @@ def _synthetic(workload: Workload) -> tuple[Source, Inputs, np.ndarray]:
     vectors, tastes = synthetic_vectors(items, dims, seed=0, queries=REQUESTS)
     ids = np.arange(items, dtype=np.int64) * 3 + 10_000
     catalogue = Catalogue(ids, _features(items, rng), np.arange(items))
-    near = exact_search(tastes, vectors, 4 * HISTORY)[0] if workload.history else np.zeros((REQUESTS, 0), np.int64)
+    near = exact_search(tastes, vectors, 4 * HISTORY)[0] if workload.history else ()
     history = np.full((REQUESTS, 64), -1, np.int64)
     for user, items_near in enumerate(near):
         length = int(rng.integers(10, HISTORY + 1))

@@ -8,20 +8,19 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[3])]
 
-from mesh_services.retriever import Retriever  # noqa: E402
+from mesh_services.retriever import Retriever, searchers  # noqa: E402
 from mesh_services.wire import pack, run, serve, unpack  # noqa: E402
 
 
 async def start(file: str, threads: str) -> None:
     retriever = Retriever(Path(file).parent, json.loads(Path(file).read_text()))
-    pool = ThreadPoolExecutor(int(threads))  # Faiss gives up the interpreter's lock while it searches
+    pool = searchers(int(threads))  # Faiss gives up the interpreter's lock while it searches
     loop = asyncio.get_running_loop()
 
     def answer(message: bytes) -> bytes:

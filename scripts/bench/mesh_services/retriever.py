@@ -5,6 +5,7 @@ Letters: D dims, M candidates, F words of a program, E excluded ids.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,11 @@ import numpy as np
 from mesh_services.sets import DenseSets, evaluate
 
 SHARES = (0.2, 0.05, 0.0)  # a filter that leaves at least so much of the items has a setting of its own
+
+
+def searchers(threads: int) -> ThreadPoolExecutor:
+    """Threads for searches side by side, each of which is of one thread: OpenMP's setting is that of the thread."""
+    return ThreadPoolExecutor(threads, initializer=faiss.omp_set_num_threads, initargs=(1,))
 
 
 def parameters(index: Any, probes: int, factor: float, selector: Any = None) -> Any:
@@ -34,7 +40,6 @@ class Retriever:
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         self.settings = settings
-        faiss.omp_set_num_threads(1)  # requests run side by side instead
         self.index = faiss.read_index(str(folder / self.settings["index"]))
         self.vectors = np.asarray(np.load(folder / "vectors.npy", mmap_mode="r"))
         self.ids = np.load(folder / "ids.npy")

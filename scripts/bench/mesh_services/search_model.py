@@ -2,7 +2,6 @@
 
 import json
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +15,12 @@ class TritonPythonModel:
         }
         code = Path(parameters["code"])
         sys.path[:0] = [str(code), str(code.parents[1])]
-        from mesh_services.retriever import Retriever
+        from mesh_services.retriever import Retriever, searchers
 
         settings = Path(parameters["settings"])
         self.retriever = Retriever(settings.parent, json.loads(settings.read_text()))
         self.candidates = min(int(parameters["candidates"]), self.retriever.items)
-        self.pool = ThreadPoolExecutor(int(parameters["threads"]))
+        self.pool = searchers(int(parameters["threads"]))
         nothing = np.zeros(2, np.int64)
         self.retriever.search(np.array(self.retriever.vectors[0]), nothing, nothing - 1, 100, False)
 
