@@ -80,7 +80,7 @@ def sweep(system: System, requests: Path, light_rate: float, seconds: float) -> 
     """Points from light load to past the budget, and between the last within and the first beyond it."""
     with Load(system.address, requests) as load:
         load.ask(kind="closed", clients=CLIENTS, seconds=seconds / 4)
-        most = float(load.ask(kind="closed", clients=CLIENTS, seconds=seconds / 2)["rate"])
+        most, busy = closed(system, load, seconds / 2)
         system.stages()
         light = point(system, load, light_rate, max(seconds, min(15.0, 400 / light_rate)))
         light["stages"] = system.stages()
@@ -103,7 +103,21 @@ def sweep(system: System, requests: Path, light_rate: float, seconds: float) -> 
             else:
                 beyond = middle
     best = max((p for p in points if p["within"]), key=lambda p: p["rate"], default=None)
-    return {"capacity": most, "light": light, "points": points, "best": best, "memory_bytes": memory(system)}
+    return {
+        "capacity": most,
+        "busy_processor_ms": busy,
+        "light": light,
+        "points": points,
+        "best": best,
+        "memory_bytes": memory(system),
+    }
+
+
+def closed(system: System, load: Load, seconds: float) -> tuple[float, dict[str, float]]:
+    """Answers a second when there is always work, and processor time of each by process, in milliseconds."""
+    before = processor(system)
+    found = load.ask(kind="closed", clients=CLIENTS, seconds=seconds)
+    return float(found["rate"]), spent(before, processor(system), found, found["rate"] * seconds)
 
 
 def afford(system: System, folder: Path, rate: float, counts: list[int], seconds: float) -> list[dict[str, Any]]:
@@ -122,13 +136,18 @@ def point(system: System, load: Load, rate: float, seconds: float) -> dict[str, 
     """One rate. Processor time is by process, in milliseconds a request."""
     before = processor(system)
     found = load.ask(kind="open", rate=rate, seconds=seconds, seed=int(rate) + 1)
-    after = processor(system)
-    answered = max(1, found["answered"])
-    spent = {name: 1e3 * (after[name] - before[name]) / answered for name in before}
-    spent["load generator"] = 1e3 * found.pop("generator_s") / answered
+    used = spent(before, processor(system), found, max(1, found["answered"]))
     enough = found["answered"] >= ANSWERED * found["due"]
     within = enough and not found["failed"] and found["p99_ms"] <= BUDGET_MS
-    return {"asked_rate": rate, **found, "within": within, "processor_ms": spent}
+    return {"asked_rate": rate, **found, "within": within, "processor_ms": used}
+
+
+def spent(
+    before: dict[str, float], after: dict[str, float], found: dict[str, Any], answered: float
+) -> dict[str, float]:
+    """Processor time a request, in milliseconds, by process; that of the load generator leaves `found`."""
+    used = {name: 1e3 * (after[name] - before[name]) / answered for name in before}
+    return {**used, "load generator": 1e3 * found.pop("generator_s") / answered}
 
 
 def processor(system: System) -> dict[str, float]:
