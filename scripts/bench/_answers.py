@@ -17,6 +17,16 @@ from client._messages import SERVICE, infer_answer
 
 CHECKED = 64  # requests
 OVERLAP = 0.99
+# Of how many candidates answers are compared where all look at everything. The one model chooses candidates by codes of
+# fewer dims: of so many as are returned some at the edge are others, of more none that count.
+COMPARED = 10_000
+
+
+def compared(folder: Path) -> int:
+    """How many candidates answers are compared with."""
+    artifact = folder / "unified" / "retrieval" / "1"
+    manifest = read_manifest(artifact)
+    return min(COMPARED, manifest.index.items, manifest.read_schema().max_candidates)
 
 
 def exact_answers(folder: Path, candidates: int, probes: int | None = None) -> list[np.ndarray]:

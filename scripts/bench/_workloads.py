@@ -40,7 +40,7 @@ from client.hashing import UNKNOWN_KEY, string_key
 from client.schema import Feature, Schema
 
 REQUESTS = 2048
-RESULTS, RECALL = 100, 0.95
+RECALL = 0.95
 HISTORY, NEIGHBOURS, HIDDEN = 50, 50, 64  # of the synthetic workloads
 DAY = 86_400
 Inputs = dict[str, np.ndarray]
@@ -58,6 +58,7 @@ class Workload:
     rerank: bool = True
     run: str = ""  # the trained run, of workloads that are not synthetic
     max_candidates: int = 16_384  # of a synthetic one
+    results: int = 100
 
 
 WORKLOADS = {
@@ -165,7 +166,7 @@ def _synthetic(workload: Workload) -> tuple[Source, Inputs, np.ndarray]:
         history_length=HISTORY if workload.history else 0,
         queries=queries[: REQUESTS // 2].contiguous(),
         queries_from="users",
-        settings=IndexConfig(recall=RECALL, results=RESULTS, max_candidates=workload.max_candidates),
+        settings=IndexConfig(recall=RECALL, results=workload.results, max_candidates=workload.max_candidates),
         tasks=("click", "buy") if workload.rerank else ("score",),
         reranker=_reranker(items, dims, rng) if workload.rerank else None,
         value="0.7 * click + 0.3 * buy * log(1 + price)" if workload.rerank else "score + 0.01 * log(1 + price)",
