@@ -12,7 +12,9 @@ with RetrievalClient("localhost:8001", model="retrieval", timeout=1.0) as client
 from client._async_client import AsyncRetrievalClient
 from client._client import RetrievalClient
 from client._codec import Codec
+from client._explanation import Explanation
 from client._models import Hit, Ranking, Request, Retrieval, Stats
+from client.contract import Contract, Rules
 from client.errors import (
     AccessDenied,
     ClientClosed,
@@ -30,6 +32,7 @@ from client.errors import (
     ServerError,
     SilverTritonError,
     UnknownName,
+    Unsupported,
     WrongServer,
 )
 from client.filters import (
@@ -38,6 +41,7 @@ from client.filters import (
     AnyOf,
     Condition,
     F,
+    FilterCost,
     ItemIn,
     Not,
     Or,
@@ -45,8 +49,10 @@ from client.filters import (
     Unknown,
     compile_filter,
     everything,
+    filter_cost,
     item_in,
     matches,
+    parse_filter,
 )
 from client.options import TLS, Retry
 from client.schema import Feature, Schema, Status
@@ -65,9 +71,12 @@ __all__ = [
     "Codec",
     "Condition",
     "ConnectionFailed",
+    "Contract",
     "DeadlineExceeded",
+    "Explanation",
     "F",
     "Feature",
+    "FilterCost",
     "Hit",
     "InvalidValue",
     "ItemIn",
@@ -86,6 +95,7 @@ __all__ = [
     "RetrievalClient",
     "Retry",
     "RowStatusError",
+    "Rules",
     "Schema",
     "SchemaError",
     "SchemaMismatch",
@@ -96,9 +106,12 @@ __all__ = [
     "Transport",
     "Unknown",
     "UnknownName",
+    "Unsupported",
     "WrongServer",
     "compile_filter",
     "everything",
+    "filter_cost",
     "item_in",
     "matches",
+    "parse_filter",
 ]

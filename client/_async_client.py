@@ -8,9 +8,12 @@ from typing import Any, TypeVar
 
 from numpy.typing import ArrayLike
 
-from client._core import Core, Infer, Pause, Step, Steps
+from client._core import Core
 from client._endpoints import addresses_of, check_compression, check_hedge, check_shared_memory, connected, given
+from client._explanation import Explanation
 from client._models import Ranking, Request, Retrieval
+from client._steps import Infer, Pause, Step, Steps
+from client.contract import Contract
 from client.errors import RequestError
 from client.filters.conditions import Condition
 from client.options import TLS, Compression, Retry
@@ -43,6 +46,7 @@ class AsyncRetrievalClient:
         compression: Compression | None = None,
         tls: TLS | None = None,
         shared_memory: bool = False,
+        max_filter_words: int | None = None,
         transport: AsyncTransport | Sequence[AsyncTransport] | None = None,
     ) -> None:
         addresses = addresses_of(address)
@@ -67,11 +71,16 @@ class AsyncRetrievalClient:
             timeout=timeout,
             retry=retry,
             headers=headers,
+            max_filter_words=max_filter_words,
         )
 
     async def schema(self) -> Schema:
         """What the artifact expects and returns; read from the server on first use."""
-        return await self._run(self._core.schema())
+        return (await self._run(self._core.codec())).schema
+
+    async def contract(self) -> Contract:
+        """See `RetrievalClient.contract`."""
+        return (await self._run(self._core.codec())).contract
 
     async def retrieve(
         self,
@@ -123,6 +132,17 @@ class AsyncRetrievalClient:
         """See `RetrievalClient.rank`."""
         request = Request(user=user, history=history, query=query, task_weights=task_weights)
         return await self._run(self._core.rank(request, items, k, timeout, headers))
+
+    async def explain(
+        self,
+        item_id: int,
+        request: Request,
+        *,
+        timeout: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Explanation:
+        """See `RetrievalClient.explain`."""
+        return await self._run(self._core.explain(item_id, request, timeout, headers))
 
     async def close(self) -> None:
         """Close the connections. Later calls raise `ClientClosed`; closing again does nothing."""

@@ -7,15 +7,15 @@ again.
 
 Each endpoint's schema is read when it is first used, and kept. It is read again when an answer comes from a version of
 the model that was not there before, when an answer or a status shows that the artifact is another, and when a
-request does not fit the schema (at most once a second). If the schema has changed, the request is encoded anew and
-sent again, once.
+request does not fit the schema (at most once a second), after the endpoint's connection or model failed, and when it
+was read a minute ago. If the schema has changed, the request is encoded anew and sent again, once.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from time import monotonic, perf_counter
 from typing import Any, TypeVar
 
@@ -23,10 +23,14 @@ from numpy.typing import NDArray
 
 from client._balancer import Balancer, Endpoint
 from client._codec import Codec
+from client._explain import explaining
+from client._explanation import Explanation
 from client._models import Ranking, Request, Retrieval
 from client._ranking import RankingCodec
-from client._values import header_fields, seconds, version_text
+from client._steps import Infer, Pause, ReadConfig, Steps
+from client._values import header_fields, item_ids, most_filter_words, seconds, version_text
 from client._work import RankingItems, Retrieving, Work, kept
+from client.contract import Contract
 from client.errors import (
     ClientClosed,
     ConnectionFailed,
@@ -45,6 +49,7 @@ from client.transport import Answer, Headers, ModelConfig
 SCHEMA_PARAMETER = "schema"
 SNAPSHOT_PARAMETER = "snapshot"  # the same for the retrieval model and the ranking model of one export
 _REREAD = 1.0  # seconds between readings of the schema that wrong requests may cause
+_TRUSTED = 60.0  # seconds for which a schema is taken to be that of the version it was read of
 _CODECS_KEPT = 8  # schemas in use at once, by endpoints in the middle of a rollout and by both models
 
 R = TypeVar("R")
@@ -60,40 +65,13 @@ class Served:
     read_at: float
     versions: frozenset[str] = field(default_factory=frozenset)  # of the model, known to have this schema
 
-
-@dataclass(frozen=True, slots=True)
-class ReadConfig:
-    """Answered with a `ModelConfig`."""
-
-    endpoint: Endpoint
-    model: str
-    timeout: float
-    version: str
-    headers: Headers
-
-
-@dataclass(frozen=True, slots=True)
-class Infer:
-    """Answered with an `Answer` and the endpoint that gave it: another one if `hedge` offered it and it was faster."""
-
-    endpoint: Endpoint
-    model: str
-    inputs: Mapping[str, NDArray[Any]]
-    timeout: float
-    version: str
-    headers: Headers
-    hedge: Callable[[], Endpoint | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """Answered with None after so many seconds."""
-
-    seconds: float
-
-
-Step = ReadConfig | Infer | Pause
-Steps = Generator[Step, Any, R]
+    def trusted(self) -> bool:
+        """Whether it need not be read again yet. Of several calls at once only the first is told so."""
+        now = monotonic()
+        if now - self.read_at <= _TRUSTED:
+            return True
+        self.read_at = now
+        return False
 
 
 class Core:
@@ -109,6 +87,7 @@ class Core:
         timeout: float,
         retry: Retry | None,
         headers: Mapping[str, str] | None,
+        max_filter_words: int | None,
     ) -> None:
         self.name = name  # of the client, for messages
         self.balancer = Balancer(endpoints)
@@ -118,14 +97,15 @@ class Core:
         self._version = version_text(version)
         self._retry = Retry(attempts=1) if retry is None else retry
         self._headers = header_fields(headers)
-        self._codecs: dict[tuple[str, type], Codec | RankingCodec] = {}
+        self._max_filter_words = most_filter_words(max_filter_words)
+        self._codecs: dict[tuple[str, Contract, type], Codec | RankingCodec] = {}
 
-    def schema(self) -> Steps[Schema]:
+    def codec(self) -> Steps[Codec]:
         self._require_open()
         served = yield from self._any_served(self._until(None), self._headers)
         codec = served.codec
         assert isinstance(codec, Codec)
-        return codec.schema
+        return codec
 
     def retrieve(self, request: Request, timeout: float | None, headers: Mapping[str, str] | None) -> Steps[Retrieval]:
         """One user. Raises the `RequestError` of a wrong request."""
@@ -165,6 +145,39 @@ class Core:
         deadline = self._until(timeout)
         work = RankingItems(kept(request), items, k)
         return (yield from self._tried(self.model + RANKING_SUFFIX, work, deadline, self._all_headers(headers)))
+
+    def explain(
+        self, item_id: int, request: Request, timeout: float | None, headers: Mapping[str, str] | None
+    ) -> Steps[Explanation]:
+        """Why one item is or is not returned, all of it asked of one version at one endpoint."""
+        self._require_open()
+        deadline = self._until(timeout)
+        sent = self._all_headers(headers)
+        (item,) = item_ids("item_id", [item_id]).tolist()
+        asked = kept(request)
+        return (yield from self._repeated(lambda at: self._explained(at, item, asked, deadline, sent), deadline))
+
+    def _explained(
+        self, endpoint: Endpoint, item: int, request: Request, deadline: float, headers: Headers
+    ) -> Steps[Explanation]:
+        served = endpoint.served.get(self.model) or (yield from self._read(endpoint, self.model, deadline, headers))
+        version = None
+        for _ in range(2):
+            assert isinstance(served.codec, Codec)
+            asking = explaining(item, request, served.codec, served.max_batch)
+            try:
+                work = next(asking)
+                while True:
+                    results = yield from self._asked(endpoint, self.model, work, deadline, headers, alone=True)
+                    if work.codec is not served.codec or version not in (None, work.version):
+                        break
+                    version = work.version
+                    work = asking.send(results)
+            except StopIteration as end:
+                explanation: Explanation = replace(end.value, version=version)
+                return explanation
+            served, version = endpoint.served[self.model], None
+        raise SchemaMismatch(f"{self.model!r} at {endpoint.name} was replaced twice during the call; call again")
 
     def _tried(self, model: str, work: Work[R], deadline: float, headers: Headers) -> Steps[R]:
         """`_asked`, again where that may help, of other endpoints first."""
@@ -207,10 +220,15 @@ class Core:
             yield Pause(pause)
         raise AssertionError("the last attempt returns or raises")  # pragma: no cover
 
-    def _asked(self, endpoint: Endpoint, model: str, work: Work[R], deadline: float, headers: Headers) -> Steps[R]:
-        """One request to one endpoint; a second one if the first shows that the schema is out of date."""
+    def _asked(
+        self, endpoint: Endpoint, model: str, work: Work[R], deadline: float, headers: Headers, *, alone: bool = False
+    ) -> Steps[R]:
+        """One request to one endpoint; a second one if the first shows that the schema is out of date.
+
+        `alone`: no other endpoint may answer in its place.
+        """
         served = endpoint.served.get(model)
-        if served is None:
+        if served is None or not served.trusted():
             served = yield from self._read(endpoint, model, deadline, headers)
         if isinstance(served.codec, RankingCodec):
             served = yield from self._of_one_export(endpoint, served, deadline, headers)
@@ -224,7 +242,7 @@ class Core:
             source = endpoint
             try:
                 started = perf_counter()
-                answer, source = yield from self._infer(endpoint, model, inputs, work, deadline, headers)
+                answer, source = yield from self._infer(endpoint, model, inputs, work, deadline, headers, alone)
                 latency = perf_counter() - started
                 if source is endpoint and answer.version in served.versions:
                     current: Served | None = served  # also where another call has seen a newer version meanwhile
@@ -261,10 +279,11 @@ class Core:
         work: Work[R],
         deadline: float,
         headers: Headers,
+        alone: bool,
     ) -> Steps[tuple[Answer, Endpoint]]:
         def second() -> Endpoint | None:
             """Another endpoint that works and takes the same tensors, as far as is known."""
-            other = self.balancer.take((endpoint,), only_other=True)
+            other = None if alone else self.balancer.take((endpoint,), only_other=True)
             if other is not None and (served := other.served.get(model)) and served.codec is not work.codec:
                 self.balancer.release(other)
                 return None
@@ -312,15 +331,17 @@ class Core:
                 "it is no SilverTriton artifact; check model="
             )
         kind = Codec if model == self.model else RankingCodec
-        codec = self._codecs.get((text, kind))
-        if codec is None:
-            try:
-                codec = kind(Schema.from_json(text))
-            except SchemaError as error:
-                raise SchemaError(f"model {model!r} at {endpoint.name}: {error}") from error
-            if len(self._codecs) >= _CODECS_KEPT:
-                self._codecs.clear()
-            self._codecs[text, kind] = codec
+        try:
+            contract = Contract.read(config.parameters)
+            contract = replace(contract, max_filter_words=min(contract.max_filter_words, self._max_filter_words))
+            codec = self._codecs.get((text, contract, kind))
+            if codec is None:
+                codec = kind(Schema.from_json(text), contract)
+                if len(self._codecs) >= _CODECS_KEPT:
+                    self._codecs.clear()
+                self._codecs[text, contract, kind] = codec
+        except SchemaError as error:
+            raise SchemaError(f"model {model!r} at {endpoint.name}: {error}") from error
         snapshot = config.parameters.get(SNAPSHOT_PARAMETER, "")
         before = endpoint.served.get(model)
         versions: frozenset[str] = before.versions if before is not None and before.codec is codec else frozenset()

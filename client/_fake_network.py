@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from client._values import item_ids
+from client.contract import Contract
 from client.errors import InvalidValue, SchemaMismatch
 from client.filters.programs import MalformedProgram, OtherFingerprint, ProgramRunner
 from client.schema import Schema, Status
@@ -20,7 +21,12 @@ class FakeNetwork:
     """One artifact; see `FakeServer` for the arguments."""
 
     def __init__(
-        self, schema: Schema, items: Sequence[Mapping[str, Any]], scores: ArrayLike | None, vectors: ArrayLike | None
+        self,
+        schema: Schema,
+        items: Sequence[Mapping[str, Any]],
+        scores: ArrayLike | None,
+        vectors: ArrayLike | None,
+        contract: Contract,
     ) -> None:
         self.schema = schema
         names = {"item_id", *(feature.name for feature in schema.item_features)}
@@ -30,7 +36,8 @@ class FakeNetwork:
         self._ids = item_ids("items", [item["item_id"] for item in items])
         if len(set(self._ids.tolist())) < len(items):
             raise InvalidValue("items: an item_id occurs twice")
-        self._programs = ProgramRunner(schema, items)
+        self._programs = ProgramRunner(schema, items, contract.opcodes)
+        self._max_filter_words = contract.max_filter_words
         count, tasks = len(items), len(schema.tasks)
         self._vectors: NDArray[np.float32] | None = None
         if vectors is not None:
@@ -141,7 +148,7 @@ class FakeNetwork:
         """The smallest code of what is wrong."""
 
         def lowest(name: str) -> int:
-            return int(request[name].min()) if name in request else 0
+            return int(request[name].min(initial=0)) if name in request else 0
 
         numbers = [request[feature.name] for feature in self.schema.user_features if feature.kind == "number"]
         if any(np.isinf(values).any() for values in numbers):
@@ -162,6 +169,8 @@ class FakeNetwork:
                 return Status.SEARCH
         if lowest("items") < -1:
             return Status.ITEMS
+        if "filter" in request and request["filter"][1] + 2 > self._max_filter_words:
+            return Status.FILTER_TOO_LONG
         return Status.OK
 
     def _check(self, inputs: Mapping[str, NDArray[Any]], others: Mapping[str, tuple[Any, int | None]]) -> int:
@@ -171,7 +180,7 @@ class FakeNetwork:
             raise SchemaMismatch(f"expected the inputs {sorted(expected)}, got {sorted(inputs)}")
         for name, (dtype, dims) in expected.items():
             tensor = inputs[name]
-            shape_fits = tensor.ndim == 2 and tensor.shape[1] >= 1 and dims in (None, tensor.shape[1])
+            shape_fits = tensor.ndim == 2 and dims in (None, tensor.shape[1])
             if tensor.dtype != dtype or not shape_fits:
                 raise SchemaMismatch(
                     f"input {name!r}: got {tensor.dtype} {list(tensor.shape)}, expected {dims} of {dtype}"

@@ -12,7 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from builder.config import Diversity
 from builder.errors import BuilderError
+from client.contract import Contract, Rules
 from client.errors import SchemaError
+from client.filters.compiler import MAX_WORDS
 from client.schema import Schema
 
 FORMAT = 1
@@ -44,7 +46,7 @@ class Recall(_Section):
 class IndexStatistics(_Section):
     """`code_dims`: dims of the codes that find candidates. `cluster_items`: fewest, median and most items of a cluster.
     `probes` 0: as many as may hold a candidate, `mean_probes` on average. `exact_rows`, `reach`: see docs/operators.md.
-    `bytes`: by group of tensors.
+    `max_filter_words`: of a filter's program. `bytes`: by group of tensors.
     """
 
     items: int
@@ -57,6 +59,7 @@ class IndexStatistics(_Section):
     exact_rows: int
     reach: tuple[float, ...]
     mean_probes: float
+    max_filter_words: int = MAX_WORDS
     bytes: dict[str, int]
 
 
@@ -117,6 +120,15 @@ class Manifest(_Section):
     def snapshot(self) -> str:
         """What is the same for the retrieval model and the ranking model of a snapshot, and for no others."""
         return self.files[MODEL_FILE].sha256 if self.ranks is None else self.ranks.sha256
+
+    @property
+    def contract(self) -> Contract:
+        """What clients are told beside the schema. The operators are those of this release."""
+        rules = None
+        if self.diversity is not None:
+            mmr = self.diversity.mmr
+            rules = Rules(tuple(self.diversity.at_most.items()), 1.0 if mmr is None else mmr)
+        return Contract(max_filter_words=self.index.max_filter_words, items=self.index.items, rules=rules)
 
     def read_schema(self) -> Schema:
         return Schema.from_json(json.dumps(self.artifact_schema))

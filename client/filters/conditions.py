@@ -13,15 +13,19 @@ What they mean is defined by `client.filters.interpreter.matches`. An item witho
 of one value or more and no Range on that feature, hence it satisfies their negation.
 
 Conditions are immutable and know no schema: names, kinds and value types are checked when one is compiled. `str()` and
-`repr()` give the Python expression that builds the condition.
+`repr()` give the Python expression that builds the condition, which `parse_filter` reads too.
 """
 
 from __future__ import annotations
 
 import keyword
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import date
 from typing import Any, NoReturn, TypeVar
+
+import numpy as np
 
 from client._values import item_ids as checked_ids
 
@@ -189,11 +193,11 @@ def _text(condition: Condition, inside: bool) -> str:
         case Or(operands=operands):
             return _wrap(" | ".join(_text(operand, True) for operand in operands), inside)
         case Not(operand=AnyOf(feature=feature, values=(value,))):
-            return _wrap(f"{field_text(feature)} != {value!r}", inside)
+            return _wrap(f"{field_text(feature)} != {_literal(value)}", inside)
         case Not(operand=operand):
             return f"~{_text(operand, True)}"
         case AnyOf(feature=feature, values=(value,)):
-            return _wrap(f"{field_text(feature)} == {value!r}", inside)
+            return _wrap(f"{field_text(feature)} == {_literal(value)}", inside)
         case AnyOf(feature=feature, values=values):
             return f"{field_text(feature)}.any_of({_arguments(values)})"
         case AllOf(feature=feature, values=values):
@@ -208,20 +212,35 @@ def _text(condition: Condition, inside: bool) -> str:
 
 
 def _range_text(condition: Range, inside: bool) -> str:
-    field, low, high = field_text(condition.feature), condition.low, condition.high
-    low_text = f"{field} {'>' if condition.low_open else '>='} {low!r}"
-    high_text = f"{field} {'<' if condition.high_open else '<='} {high!r}"
-    if low is not None and high is not None:
+    field, low, high = field_text(condition.feature), _literal(condition.low), _literal(condition.high)
+    low_text = f"{field} {'>' if condition.low_open else '>='} {low}"
+    high_text = f"{field} {'<' if condition.high_open else '<='} {high}"
+    if condition.low is not None and condition.high is not None:
         if not condition.low_open and not condition.high_open:
-            return f"{field}.between({low!r}, {high!r})"
+            return f"{field}.between({low}, {high})"
         return _wrap(f"({low_text}) & ({high_text})", inside)
-    if low is None and high is None:
+    if condition.low is None and condition.high is None:
         return f"~{field}.is_unknown()"
-    return _wrap(high_text if low is None else low_text, inside)
+    return _wrap(high_text if condition.low is None else low_text, inside)
 
 
 def _arguments(values: Iterable[Any]) -> str:
-    return ", ".join(map(repr, values))
+    return ", ".join(map(_literal, values))
+
+
+def _literal(value: Any) -> str:
+    """A value as docs/filters.md writes it: dates as ISO 8601 text, members of an enumeration as what they equal."""
+    if isinstance(value, str):
+        return str.__repr__(value)
+    if isinstance(value, np.datetime64):
+        return repr(str(value.astype("datetime64[us]")))
+    if isinstance(value, date):
+        return repr(value.isoformat())
+    if isinstance(value, float) and math.isinf(value):
+        return "1e999" if value > 0 else "-1e999"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return int.__repr__(value)
+    return repr(value)
 
 
 def _wrap(text: str, inside: bool) -> str:

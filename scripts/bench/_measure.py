@@ -85,18 +85,17 @@ def sweep(system: System, requests: Path, light_rate: float, seconds: float) -> 
         light = point(system, load, light_rate, max(seconds, min(15.0, 400 / light_rate)))
         light["stages"] = system.stages()
         points = [light]
-        within, beyond = light_rate, None
+        within, beyond, failures = light_rate, float("inf"), 0
         for fraction in FRACTIONS:
             points.append(point(system, load, fraction * most, seconds))
             if points[-1]["within"]:
-                within = fraction * most
-            else:
-                beyond = fraction * most
-                break
+                within, beyond, failures = fraction * most, float("inf"), 0
+            else:  # once may be chance
+                beyond, failures = min(beyond, fraction * most), failures + 1
+                if failures == 2:
+                    break
         for _ in range(BISECTIONS):
-            if beyond is None:
-                beyond = 1.15 * within
-            middle = (within + beyond) / 2
+            middle = (within + min(beyond, 1.3 * within)) / 2
             points.append(point(system, load, middle, seconds))
             if points[-1]["within"]:
                 within = middle
