@@ -14,12 +14,14 @@ from __future__ import annotations
 import json
 import shutil
 import time
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from _bench import ROOT
 from mesh_services.models import write_models
 
 from builder.config import IndexConfig
@@ -76,12 +78,12 @@ WORKLOADS = {
 
 
 def prepare(workload: Workload, folder: Path, runs: Path) -> None:
-    """Build what is not there yet, or was made with other operators. `runs`: holds the trained runs.
+    """Build what is not there yet, or was made by other code. `runs`: holds the trained runs.
 
     Faiss's indexes stay as long as the vectors do.
     """
     described = folder / "workload.json"
-    if described.exists() and json.loads(described.read_text()).get("library") == library_path().parent.name:
+    if described.exists() and json.loads(described.read_text()).get("code") == code():
         return
     for made in ("unified", "mesh", "ensemble"):
         shutil.rmtree(folder / made, ignore_errors=True)
@@ -106,7 +108,7 @@ def prepare(workload: Workload, folder: Path, runs: Path) -> None:
     write_models(version, schema, folder / "mesh")
     figures = {
         "name": workload.name,
-        "library": library_path().parent.name,
+        "code": code(),
         "items": len(source.catalogue),
         "dims": source.dims,
         "tasks": len(schema.tasks),
@@ -119,6 +121,15 @@ def prepare(workload: Workload, folder: Path, runs: Path) -> None:
         "artifact_bytes": sum(read_manifest(version).index.bytes.values()),
     }
     described.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def code() -> str:
+    """What an artifact depends on: operators, network, index and export, and this file."""
+    sources = [
+        path for part in ("network", "index", "export") for path in sorted((ROOT / "builder" / part).glob("*.py"))
+    ]
+    text = b"".join(path.read_bytes() for path in (*sources, Path(__file__)))
+    return f"{library_path().parent.name}-{zlib.crc32(text):08x}"
 
 
 def _trained(workload: Workload, runs: Path) -> tuple[Source, Inputs, np.ndarray]:
