@@ -1,0 +1,11 @@
+// The kernels of a search, in the order in which they run.
+#pragma once
+
+#include "search.h"
+
+namespace silvertriton::cuda {
+
+void launch_prepare(Stream stream, const SearchRun& run);
+void launch_bounds(Stream stream, const SearchRun& run);
+
+}  // namespace silvertriton::cuda
