@@ -21,10 +21,10 @@ __device__ inline int thread_of_block() {
     return static_cast<int>(threadIdx.x);
 }
 
-__device__ inline int64_t at_most(int64_t a, int64_t b) {
+ST_HOST_DEVICE inline int64_t at_most(int64_t a, int64_t b) {
     return a < b ? a : b;
 }
-__device__ inline int64_t at_least(int64_t a, int64_t b) {
+ST_HOST_DEVICE inline int64_t at_least(int64_t a, int64_t b) {
     return a > b ? a : b;
 }
 

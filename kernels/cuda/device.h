@@ -43,6 +43,12 @@ inline int64_t multiprocessors() {
     return count;
 }
 
+// Blocks of an index from which on a search is spread over the device: one of fewer rows takes less time with fewer
+// kernels.
+inline int64_t wide_blocks() {
+    return 1024;
+}
+
 // c[16 x 8] += a[16 x 32] * b[32 x 8], int8 into int32, by the whole warp (mma.m16n8k32, PTX ISA 9.7.14.5.8). With g =
 // lane / 4 and t = lane % 4, each register of four codes: a[0] row g, columns 4t..; a[1] row g + 8; a[2], a[3] the same
 // 16 columns on; b[0] column g, rows 4t..; b[1] 16 rows on; c[0], c[1] row g, columns 2t, 2t + 1; c[2], c[3] row g + 8.

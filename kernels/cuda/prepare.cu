@@ -97,6 +97,9 @@ extern "C" __global__ void __launch_bounds__(silvertriton::cuda::kThreads)
     __shared__ PrepareShared shared;
     const SearchRequests& requests = run.requests;
     const int64_t dims = run.index.vectors.dims, clusters = run.index.filters.clusters;
+    for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + thread_of_block(); i < run.wide.cleared_words;
+         i += static_cast<int64_t>(gridDim.x) * kThreads)
+        run.wide.cleared[i] = 0;
     for (int64_t b = blockIdx.x; b < requests.batch; b += gridDim.x) {
         constexpr float kLargest = 3.402823466e38f;
         int32_t bad = 0;

@@ -33,15 +33,19 @@ __device__ inline float score_codes(const SearchRun& run, int64_t b, int64_t blo
     return static_cast<float>(sums[0]) * run.index.items.scales[block * kBlockRows + lane_of_thread()];
 }
 
-// Appends the hits of the lanes that have one; `count` may pass `room`, what is beyond is lost.
-__device__ inline void append_hits(bool has_hit, uint64_t hit, uint64_t* hits, int64_t room, int32_t* count) {
+// Appends the hits of the lanes that have one, with the place of their cluster unless `places` is null; `count` may pass
+// `room`, what is beyond is lost.
+__device__ inline void append_hits(bool has_hit, uint64_t hit, int32_t place, uint64_t* hits, int32_t* places,
+                                   int64_t room, int32_t* count) {
     const unsigned having = __ballot_sync(kAllLanes, has_hit);
     if (having == 0) return;
     int32_t first = 0;
     if (lane_of_thread() == 0) first = atomicAdd(count, static_cast<int32_t>(__popc(having)));
     first = __shfl_sync(kAllLanes, first, 0);
     const int64_t at = first + __popc(having & ((1u << lane_of_thread()) - 1));
-    if (has_hit && at < room) hits[at] = hit;
+    if (!has_hit || at >= room) return;
+    hits[at] = hit;
+    if (places != nullptr) places[at] = place;
 }
 
 }  // namespace silvertriton::cuda

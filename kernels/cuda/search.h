@@ -15,6 +15,38 @@ struct RequestState {
     float length;                // of the query's codes
 };
 
+// How far the wide search (wide.h) of a request has come.
+struct Progress {
+    int32_t hits;                   // appended, those beyond `room` too
+    uint32_t floor;                 // the key that a hit has to reach
+    int32_t failed;                 // it has to be searched alone
+    int32_t fixed;                  // the clusters taken are known
+    int32_t ordered, listed;        // of clusters in order
+    int32_t taken, covered;         // where fixed: clusters, and passing rows in them
+    int32_t next, stop;             // places before which clusters were wanted, and are taken (-1: not known)
+};
+
+// Blocks of a cluster that are scanned together: 1,024 rows.
+constexpr int64_t kChunkBlocks = 32;
+
+struct Chunk {
+    int32_t cluster, number;
+};
+
+// The wide search of a batch. P phases; W words of a bit for each request.
+struct WideRun {
+    Progress* progress;     // [B], null: requests are searched alone
+    int32_t* places;        // [B, C] of the clusters that are wanted
+    int32_t* hit_places;    // [B, room] of the hits' clusters
+    uint32_t* wanted;       // [P, C, W]
+    int32_t* claims;        // [P, C] requests that want a cluster
+    Chunk* chunks;          // [P, chunk_room]
+    int32_t* chunk_counts;  // [P]
+    int64_t wanted_words, chunk_room;
+    uint32_t* cleared;  // wanted, claims and chunk_counts
+    int64_t cleared_words;
+};
+
 // Arguments of every kernel of a search. [B, ...] but for the first three.
 struct SearchRun {
     SearchRequests requests;
@@ -34,6 +66,7 @@ struct SearchRun {
     int32_t* taken_blocks;  // [B, C + 1] blocks of those before
     uint64_t* hits;         // [B, room]
     int64_t order_room, room;
+    WideRun wide;
 };
 
 // Rows of request b that pass and are not excluded.

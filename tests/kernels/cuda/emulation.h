@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 
@@ -141,6 +142,12 @@ void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, int thre
 
 inline int64_t multiprocessors() {
     return 3;
+}
+
+// Indexes of tests are small: both ways of a search run with any, as this variable says.
+inline int64_t wide_blocks() {
+    const char* blocks = std::getenv("ST_EMULATION_WIDE_BLOCKS");
+    return blocks == nullptr ? 0 : std::atoll(blocks);
 }
 
 // c[16 x 8] += a[16 x 32] * b[32 x 8], from the registers of the whole warp; see kernels/cuda/device.h.

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from builder import ops, oplib
+from builder import oplib, ops
 from tests.kernels.arguments import OPERATORS, arguments, run
 
 MOST = {"filter_rows": 2, "search": 10, "rescore": 1, "resolve_weights": 1, "select": 1, "select_diverse": 1}
