@@ -27,6 +27,7 @@ from builder.condition import Condition, parse_condition
 from builder.config_file import absolute, parse, read_yaml
 from builder.errors import ConfigError
 from builder.formula import linear_factors, parse_formula
+from client.filters.compiler import MAX_WORDS
 from client.schema import RESERVED_NAMES, Kind, Values
 
 Name = Annotated[str, Field(min_length=1)]
@@ -265,7 +266,8 @@ class IndexConfig(_Model):
 
     `code_dims`: dims of the int8 codes that find candidates, a projection of the vectors; auto: as few as keep nearly
     all exact results among the candidates. `results`: most results of a request (k). `candidates`: rows that leave the
-    search for rescoring; `max_candidates`: the most a request may ask for.
+    search for rescoring; `max_candidates`: the most a request may ask for. `max_filter_words`: of a filter's program
+    (docs/filter-program.md); a row with a longer one gets a status instead of results.
     """
 
     clusters: Auto | Annotated[int, Field(ge=1)] = "auto"
@@ -275,6 +277,7 @@ class IndexConfig(_Model):
     results: int = Field(default=100, ge=1, le=65_536)
     candidates: Auto | Annotated[int, Field(ge=1)] = "auto"
     max_candidates: int = Field(default=1024, ge=1, le=65_536)
+    max_filter_words: int = Field(default=16_384, ge=2, le=MAX_WORDS)
 
     @model_validator(mode="after")
     def _fits(self) -> IndexConfig:

@@ -41,6 +41,8 @@ def load() -> None:
 
 def filter_rows(
     program: Tensor,
+    ids: Tensor,
+    item_rows: Tensor,
     feature_terms: Tensor,
     term_keys: Tensor,
     term_bitmap: Tensor,
@@ -60,6 +62,8 @@ def filter_rows(
 
     Args:
         program: [B, F] int64 filter programs, F >= 2.
+        ids: [R] int64 item ids by row.
+        item_rows: [N] int32 rows by ascending id.
         feature_terms .. number_bitmaps: the filter index, see docs/operators.md.
         valid: [NB] int32 mask of rows that hold an item.
         cluster_blocks: [C + 1] int32 first block of each cluster, and NB.
@@ -71,6 +75,8 @@ def filter_rows(
     """
     words, passing, status = torch.ops.silvertriton.filter_rows(
         program,
+        ids,
+        item_rows,
         feature_terms,
         term_keys,
         term_bitmap,
@@ -335,6 +341,8 @@ def force_instruction_set(name: str) -> None:
 
 def _fake_filter_rows(
     program: Tensor,
+    ids: Tensor,
+    item_rows: Tensor,
     feature_terms: Tensor,
     term_keys: Tensor,
     term_bitmap: Tensor,

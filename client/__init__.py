@@ -13,6 +13,7 @@ from client._async_client import AsyncRetrievalClient
 from client._client import RetrievalClient
 from client._codec import Codec
 from client._models import Hit, Ranking, Request, Retrieval, Stats
+from client.contract import Contract
 from client.errors import (
     AccessDenied,
     ClientClosed,
@@ -30,6 +31,7 @@ from client.errors import (
     ServerError,
     SilverTritonError,
     UnknownName,
+    Unsupported,
     WrongServer,
 )
 from client.filters import (
@@ -38,13 +40,18 @@ from client.filters import (
     AnyOf,
     Condition,
     F,
+    FilterCost,
+    ItemIn,
     Not,
     Or,
     Range,
     Unknown,
     compile_filter,
     everything,
+    filter_cost,
+    item_in,
     matches,
+    parse_filter,
 )
 from client.options import TLS, Retry
 from client.schema import Feature, Schema, Status
@@ -63,11 +70,14 @@ __all__ = [
     "Codec",
     "Condition",
     "ConnectionFailed",
+    "Contract",
     "DeadlineExceeded",
     "F",
     "Feature",
+    "FilterCost",
     "Hit",
     "InvalidValue",
+    "ItemIn",
     "LimitExceeded",
     "ModelConfig",
     "ModelNotFound",
@@ -93,8 +103,12 @@ __all__ = [
     "Transport",
     "Unknown",
     "UnknownName",
+    "Unsupported",
     "WrongServer",
     "compile_filter",
     "everything",
+    "filter_cost",
+    "item_in",
     "matches",
+    "parse_filter",
 ]

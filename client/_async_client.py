@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from client._core import Core, Infer, Pause, Step, Steps
 from client._endpoints import addresses_of, check_compression, check_hedge, check_shared_memory, connected, given
 from client._models import Ranking, Request, Retrieval
+from client.contract import Contract
 from client.errors import RequestError
 from client.filters.conditions import Condition
 from client.options import TLS, Compression, Retry
@@ -43,6 +44,7 @@ class AsyncRetrievalClient:
         compression: Compression | None = None,
         tls: TLS | None = None,
         shared_memory: bool = False,
+        max_filter_words: int | None = None,
         transport: AsyncTransport | Sequence[AsyncTransport] | None = None,
     ) -> None:
         addresses = addresses_of(address)
@@ -67,11 +69,16 @@ class AsyncRetrievalClient:
             timeout=timeout,
             retry=retry,
             headers=headers,
+            max_filter_words=max_filter_words,
         )
 
     async def schema(self) -> Schema:
         """What the artifact expects and returns; read from the server on first use."""
-        return await self._run(self._core.schema())
+        return (await self._run(self._core.codec())).schema
+
+    async def contract(self) -> Contract:
+        """See `RetrievalClient.contract`."""
+        return (await self._run(self._core.codec())).contract
 
     async def retrieve(
         self,

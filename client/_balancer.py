@@ -5,6 +5,7 @@ The power of two choices: Mitzenmacher, The Power of Two Choices in Randomized L
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 from collections.abc import Callable, Container, Sequence
@@ -75,6 +76,8 @@ class Balancer:
                     endpoint.failures = endpoint.doubts = 0
                     endpoint.resumes = 0.0
             if failed:
+                for served in endpoint.served.values():
+                    served.read_at = -math.inf  # what comes back may be another artifact of the same version
                 endpoint.failures += 1
                 endpoint.doubts = 0
                 self._suspend(endpoint)

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from client._core import Core, Infer, Pause, Step, Steps
 from client._endpoints import addresses_of, check_compression, check_hedge, check_shared_memory, connected, given
 from client._models import Ranking, Request, Retrieval
+from client.contract import Contract
 from client.errors import RequestError
 from client.filters.conditions import Condition
 from client.options import TLS, Compression, Retry
@@ -40,6 +41,8 @@ class RetrievalClient:
     `compression`: of requests, "gzip" or "deflate"; the server chooses for its answers.
     `tls`: how to encrypt; None: not at all.
     `shared_memory`: tensors travel through system shared memory, for a server on this host.
+    `max_filter_words`: of a filter's program; longer ones are refused before they are sent. None: what the artifact
+        allows.
     `transport`: takes the place of gRPC, one or one an address; it stays the caller's to close.
 
     Nothing is sent before the first call, which also reads the artifact's schema. A client follows a replaced artifact
@@ -59,6 +62,7 @@ class RetrievalClient:
         compression: Compression | None = None,
         tls: TLS | None = None,
         shared_memory: bool = False,
+        max_filter_words: int | None = None,
         transport: Transport | Sequence[Transport] | None = None,
     ) -> None:
         addresses = addresses_of(address)
@@ -83,12 +87,18 @@ class RetrievalClient:
             timeout=timeout,
             retry=retry,
             headers=headers,
+            max_filter_words=max_filter_words,
         )
 
     @property
     def schema(self) -> Schema:
         """What the artifact expects and returns; read from the server on first use."""
-        return self._run(self._core.schema())
+        return self._run(self._core.codec()).schema
+
+    @property
+    def contract(self) -> Contract:
+        """What the artifact understands beside its schema; `max_filter_words` is the lower of its and the client's."""
+        return self._run(self._core.codec()).contract
 
     def retrieve(
         self,

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from client._models import Request, Retrieval, Stats
 from client._values import FLOAT32_MAX, id_bytes, key_function, number, words
+from client.contract import Contract
 from client.errors import (
     InvalidValue,
     LimitExceeded,
@@ -41,12 +42,13 @@ _MEANINGS = {
     Status.USER_FEATURE: "a number feature of the user is infinite",
     Status.HISTORY: "the history holds an id below -1",
     Status.QUERY: "the query vector holds NaN or infinity",
-    Status.FILTER_MALFORMED: "the filter program is malformed; please report this with the filter",
+    Status.FILTER_MALFORMED: "it does not know this filter program; please report this with the filter",
     Status.FILTER_FINGERPRINT: "the filter was compiled for another schema, the artifact was replaced; call again",
     Status.EXCLUDE: "the excluded ids hold an id below -1",
     Status.TASK_WEIGHTS: "a task weight is infinite",
     Status.SEARCH: "probes or candidates are out of range",
     Status.ITEMS: "the given items hold an id below -1",
+    Status.FILTER_TOO_LONG: "the filter has more words than the artifact takes (max_filter_words); use fewer values",
 }
 
 
@@ -69,11 +71,15 @@ class Row(NamedTuple):
 
 
 class Codec:
-    """Encodes and decodes for one schema; what depends only on the schema is computed once. Threads may share it."""
+    """Encodes and decodes for one schema; what depends only on the schema is computed once. Threads may share it.
 
-    def __init__(self, schema: Schema) -> None:
+    `contract`: what the artifact understands beside its schema; left out, all that this release knows.
+    """
+
+    def __init__(self, schema: Schema, contract: Contract = Contract()) -> None:  # noqa: B008 - immutable
         self.schema = schema
-        self._filters = FilterCompiler(schema)
+        self.contract = contract
+        self._filters = FilterCompiler(schema, contract.opcodes, contract.max_filter_words)
         self._features = frozenset(feature.name for feature in schema.user_features)
         self._tower = not schema.query_dims
         categories = [feature for feature in schema.user_features if feature.kind == "category"]
@@ -236,7 +242,10 @@ def checked(outputs: Mapping[str, NDArray[Any]], batch: int, expected: Shapes) -
     for name, shape, dtype in expected:
         tensor = outputs.get(name)
         if tensor is None:
-            raise SchemaMismatch(f"the model returned no output {name!r}; it is no SilverTriton artifact")
+            raise SchemaMismatch(
+                f"the model returned no output {name!r} of {dtype}; it is no SilverTriton artifact, or one of another "
+                "version of the wire contract"
+            )
         if tensor.shape != (batch, *shape) or tensor.dtype != dtype:
             raise SchemaMismatch(
                 f"output {name!r}: got {tensor.dtype} {list(tensor.shape)}, expected {dtype} {[batch, *shape]}; "
@@ -289,5 +298,9 @@ def row_error(status: int) -> RowStatusError:
     try:
         known = Status(status)
     except ValueError:
-        return RowStatusError(f"the server refused the request with status {status}; update the client", status)
+        return RowStatusError(
+            f"the server refused the request with status {status}, which this client does not know: the artifact is "
+            "newer; update the client to read why: pip install --upgrade silvertriton",
+            status,
+        )
     return RowStatusError(f"the server refused the request: {known.name.lower()}: {_MEANINGS[known]}", known)

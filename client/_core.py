@@ -7,15 +7,15 @@ again.
 
 Each endpoint's schema is read when it is first used, and kept. It is read again when an answer comes from a version of
 the model that was not there before, when an answer or a status shows that the artifact is another, and when a
-request does not fit the schema (at most once a second). If the schema has changed, the request is encoded anew and
-sent again, once.
+request does not fit the schema (at most once a second), after the endpoint's connection or model failed, and when it
+was read a minute ago. If the schema has changed, the request is encoded anew and sent again, once.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import monotonic, perf_counter
 from typing import Any, TypeVar
 
@@ -25,8 +25,9 @@ from client._balancer import Balancer, Endpoint
 from client._codec import Codec
 from client._models import Ranking, Request, Retrieval
 from client._ranking import RankingCodec
-from client._values import header_fields, seconds, version_text
+from client._values import header_fields, most_filter_words, seconds, version_text
 from client._work import RankingItems, Retrieving, Work, kept
+from client.contract import Contract
 from client.errors import (
     ClientClosed,
     ConnectionFailed,
@@ -45,6 +46,7 @@ from client.transport import Answer, Headers, ModelConfig
 SCHEMA_PARAMETER = "schema"
 SNAPSHOT_PARAMETER = "snapshot"  # the same for the retrieval model and the ranking model of one export
 _REREAD = 1.0  # seconds between readings of the schema that wrong requests may cause
+_TRUSTED = 60.0  # seconds for which a schema is taken to be that of the version it was read of
 _CODECS_KEPT = 8  # schemas in use at once, by endpoints in the middle of a rollout and by both models
 
 R = TypeVar("R")
@@ -59,6 +61,14 @@ class Served:
     max_batch: int
     read_at: float
     versions: frozenset[str] = field(default_factory=frozenset)  # of the model, known to have this schema
+
+    def trusted(self) -> bool:
+        """Whether it need not be read again yet. Of several calls at once only the first is told so."""
+        now = monotonic()
+        if now - self.read_at <= _TRUSTED:
+            return True
+        self.read_at = now
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +119,7 @@ class Core:
         timeout: float,
         retry: Retry | None,
         headers: Mapping[str, str] | None,
+        max_filter_words: int | None,
     ) -> None:
         self.name = name  # of the client, for messages
         self.balancer = Balancer(endpoints)
@@ -118,14 +129,15 @@ class Core:
         self._version = version_text(version)
         self._retry = Retry(attempts=1) if retry is None else retry
         self._headers = header_fields(headers)
-        self._codecs: dict[tuple[str, type], Codec | RankingCodec] = {}
+        self._max_filter_words = most_filter_words(max_filter_words)
+        self._codecs: dict[tuple[str, Contract, type], Codec | RankingCodec] = {}
 
-    def schema(self) -> Steps[Schema]:
+    def codec(self) -> Steps[Codec]:
         self._require_open()
         served = yield from self._any_served(self._until(None), self._headers)
         codec = served.codec
         assert isinstance(codec, Codec)
-        return codec.schema
+        return codec
 
     def retrieve(self, request: Request, timeout: float | None, headers: Mapping[str, str] | None) -> Steps[Retrieval]:
         """One user. Raises the `RequestError` of a wrong request."""
@@ -210,7 +222,7 @@ class Core:
     def _asked(self, endpoint: Endpoint, model: str, work: Work[R], deadline: float, headers: Headers) -> Steps[R]:
         """One request to one endpoint; a second one if the first shows that the schema is out of date."""
         served = endpoint.served.get(model)
-        if served is None:
+        if served is None or not served.trusted():
             served = yield from self._read(endpoint, model, deadline, headers)
         if isinstance(served.codec, RankingCodec):
             served = yield from self._of_one_export(endpoint, served, deadline, headers)
@@ -312,15 +324,17 @@ class Core:
                 "it is no SilverTriton artifact; check model="
             )
         kind = Codec if model == self.model else RankingCodec
-        codec = self._codecs.get((text, kind))
-        if codec is None:
-            try:
-                codec = kind(Schema.from_json(text))
-            except SchemaError as error:
-                raise SchemaError(f"model {model!r} at {endpoint.name}: {error}") from error
-            if len(self._codecs) >= _CODECS_KEPT:
-                self._codecs.clear()
-            self._codecs[text, kind] = codec
+        try:
+            contract = Contract.read(config.parameters)
+            contract = replace(contract, max_filter_words=min(contract.max_filter_words, self._max_filter_words))
+            codec = self._codecs.get((text, contract, kind))
+            if codec is None:
+                codec = kind(Schema.from_json(text), contract)
+                if len(self._codecs) >= _CODECS_KEPT:
+                    self._codecs.clear()
+                self._codecs[text, contract, kind] = codec
+        except SchemaError as error:
+            raise SchemaError(f"model {model!r} at {endpoint.name}: {error}") from error
         snapshot = config.parameters.get(SNAPSHOT_PARAMETER, "")
         before = endpoint.served.get(model)
         versions: frozenset[str] = before.versions if before is not None and before.codec is codec else frozenset()

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from client._values import item_ids
+from client.contract import Contract
 from client.errors import InvalidValue, SchemaMismatch
 from client.filters.programs import MalformedProgram, OtherFingerprint, ProgramRunner
 from client.schema import Schema, Status
@@ -20,7 +21,12 @@ class FakeNetwork:
     """One artifact; see `FakeServer` for the arguments."""
 
     def __init__(
-        self, schema: Schema, items: Sequence[Mapping[str, Any]], scores: ArrayLike | None, vectors: ArrayLike | None
+        self,
+        schema: Schema,
+        items: Sequence[Mapping[str, Any]],
+        scores: ArrayLike | None,
+        vectors: ArrayLike | None,
+        contract: Contract,
     ) -> None:
         self.schema = schema
         names = {"item_id", *(feature.name for feature in schema.item_features)}
@@ -30,7 +36,8 @@ class FakeNetwork:
         self._ids = item_ids("items", [item["item_id"] for item in items])
         if len(set(self._ids.tolist())) < len(items):
             raise InvalidValue("items: an item_id occurs twice")
-        self._programs = ProgramRunner(schema, items)
+        self._programs = ProgramRunner(schema, items, contract.opcodes)
+        self._max_filter_words = contract.max_filter_words
         count, tasks = len(items), len(schema.tasks)
         self._vectors: NDArray[np.float32] | None = None
         if vectors is not None:
@@ -162,6 +169,8 @@ class FakeNetwork:
                 return Status.SEARCH
         if lowest("items") < -1:
             return Status.ITEMS
+        if "filter" in request and request["filter"][1] + 2 > self._max_filter_words:
+            return Status.FILTER_TOO_LONG
         return Status.OK
 
     def _check(self, inputs: Mapping[str, NDArray[Any]], others: Mapping[str, tuple[Any, int | None]]) -> int:

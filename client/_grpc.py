@@ -14,7 +14,7 @@ from tritonclient.grpc import service_pb2
 
 from client._messages import SERVICE, closed, config_answer, config_request, failure, infer_answer, infer_request
 from client._shared_memory import Slot, Slots, may_pass, not_registered, unregister_request
-from client.errors import AccessDenied, SchemaMismatch, ServerError, SilverTritonError
+from client.errors import SchemaMismatch, ServerError, SilverTritonError
 from client.options import TLS, Compression
 from client.transport import NO_HEADERS, Answer, Headers, ModelConfig
 
@@ -144,7 +144,7 @@ class GrpcTransport:
     def _register(self, slot: Slot, model: str, timeout: float, headers: Headers) -> None:
         try:
             self._called(_REGISTER, slot.register_request(), model, max(1e-3, timeout), headers)
-        except (AccessDenied, ServerError, SchemaMismatch) as error:
+        except (ServerError, SchemaMismatch) as error:
             raise not_registered(error) from error
         slot.registered, self._key = True, headers
 
@@ -269,7 +269,7 @@ class AsyncGrpcTransport:
     async def _register(self, slot: Slot, model: str, timeout: float, headers: Headers) -> None:
         try:
             await self._called(_REGISTER, slot.register_request(), model, max(1e-3, timeout), headers)
-        except (AccessDenied, ServerError, SchemaMismatch) as error:
+        except (ServerError, SchemaMismatch) as error:
             raise not_registered(error) from error
         slot.registered, self._key = True, headers
 

@@ -50,15 +50,15 @@ def infer_request(model: str, version: str, inputs: Mapping[str, NDArray[Any]]) 
 
 
 def infer_answer(response: service_pb2.ModelInferResponse, server: str) -> Answer:
-    """The outputs; arrays are read-only. Raises `ServerError` for a message that contradicts itself."""
+    """The outputs but those of types that the contract does not have, which a newer artifact may add; arrays are
+    read-only. Raises `ServerError` for a message that contradicts itself."""
     tensors, contents = response.outputs, response.raw_output_contents
     try:
         outputs = {
             tensor.name: np.frombuffer(content, DTYPES[tensor.datatype]).reshape(tensor.shape)
             for tensor, content in zip(tensors, contents, strict=True)
+            if tensor.datatype in DTYPES
         }
-    except KeyError as unknown:
-        raise SchemaMismatch(f"{server} has an output of type {unknown}; it is no SilverTriton artifact") from None
     except ValueError as malformed:
         raise ServerError(f"{server} sent a malformed answer: {malformed}") from malformed
     return Answer(outputs, response.model_version)
@@ -98,6 +98,8 @@ def failure(status: str, message: str, model: str, address: str, timeout: float)
                 f"cannot reach a Triton Inference Server at {address}: {message}; "
                 "check that it runs, that this is its gRPC port (8001 by default), and tls="
             )
+        case "INTERNAL" if "Stub process" in message and "not healthy" in message:  # the model's process has ended
+            return ModelUnavailable(f"model {server} takes no requests: {message}")
         case "UNAUTHENTICATED" | "PERMISSION_DENIED":
             return _denied(address, message)
         case "INVALID_ARGUMENT":

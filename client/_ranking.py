@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from client._codec import LEAST_IDS, Codec, Tensors, checked, padded, row_error
 from client._models import Ranking, Request
 from client._values import item_ids
+from client.contract import Contract
 from client.errors import LimitExceeded, invalid_value
 from client.schema import Schema
 
@@ -18,8 +19,8 @@ from client.schema import Schema
 class RankingCodec:
     """Encodes and decodes for one schema, as `Codec` does for retrieval. Threads may share it."""
 
-    def __init__(self, schema: Schema) -> None:
-        self._codec = Codec(schema)
+    def __init__(self, schema: Schema, contract: Contract) -> None:
+        self._codec = Codec(schema, contract)
         history = ("history",) if schema.history_length else ()
         features = (*(feature.name for feature in schema.user_features), *history)
         self._shared = (*(("query",) if schema.query_dims else features), "task_weights")

@@ -193,8 +193,7 @@ def may_pass(error: BaseException) -> bool:
 
 def not_registered(error: SilverTritonError) -> ServerError:
     return ServerError(
-        f"{error}; shared_memory= needs a server on this host that may open what this process writes to {FOLDER}, and "
-        "whose shared-memory protocol is not restricted (or its key in headers=)"
+        f"{error}; shared_memory= needs a server on this host that may open what this process writes to {FOLDER}"
     )
 
 

@@ -120,6 +120,15 @@ def version_text(version: int | None) -> str:
     return str(version)
 
 
+def most_filter_words(words: int | None) -> int:
+    """A client's own bound of filter programs; none of its own for None. Raises `InvalidValue`."""
+    if words is None:
+        return INT64_MAX
+    if isinstance(words, bool) or not isinstance(words, int) or words < 2:
+        raise invalid_value("max_filter_words", words, "a whole number of at least 2, or None for the artifact's")
+    return words
+
+
 def header_fields(headers: Mapping[str, str] | None) -> dict[str, str]:
     """Headers with names in lower case, as HTTP/2 wants them. Raises `InvalidValue`."""
     if headers is None:

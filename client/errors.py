@@ -16,6 +16,7 @@
         ├── UnknownName       a feature or task that the artifact does not have
         ├── InvalidValue      a value of the wrong type or range
         ├── LimitExceeded     k, probes, candidates or the size of a filter
+        ├── Unsupported       what the artifact is too old for
         └── RowStatusError    the server refused the row; `status` says why
 
 Of these only `RequestError` is found among the results of `RetrievalClient.retrieve_many`; the others concern the whole
@@ -91,6 +92,10 @@ class InvalidValue(RequestError):
 
 class LimitExceeded(RequestError):
     """More (or fewer) results, probes, candidates or filter words than the artifact allows."""
+
+
+class Unsupported(RequestError):
+    """What this client can ask and the artifact, of an older release, does not understand."""
 
 
 class RowStatusError(RequestError):

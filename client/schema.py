@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from enum import IntEnum
 from hashlib import blake2b
 from typing import Any, Literal, get_args
@@ -35,6 +35,7 @@ class Status(IntEnum):
     TASK_WEIGHTS = 7
     SEARCH = 8
     ITEMS = 9
+    FILTER_TOO_LONG = 10
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,10 @@ class Schema:
 
     @classmethod
     def from_json(cls, text: str) -> Schema:
-        """Read a schema written by `to_json`; raises `SchemaError` saying what is wrong with it."""
+        """Read a schema written by `to_json`; raises `SchemaError` saying what is wrong with it.
+
+        Fields that are not known are those of newer builders, and ignored: one that matters raises the version.
+        """
         try:
             raw: dict[str, Any] = json.loads(text)
         except (json.JSONDecodeError, RecursionError) as error:
@@ -124,17 +128,22 @@ class Schema:
             raise SchemaError("the schema is not a JSON object with a version")
         if raw["version"] != SCHEMA_VERSION:
             raise SchemaError(
-                f"the schema has version {raw['version']}, this library reads {SCHEMA_VERSION}; "
-                "use a silvertriton client of the same release as the artifact's builder"
+                f"the schema has version {raw['version']}, this client reads {SCHEMA_VERSION}; "
+                "use a client of the artifact's release: pip install --upgrade silvertriton"
             )
         try:
             raw["user_features"] = tuple(_feature(f) for f in raw["user_features"])
             raw["item_features"] = tuple(_feature(f) for f in raw["item_features"])
             raw["tasks"] = tuple(raw["tasks"])
-            return cls(**raw)
-        except (KeyError, TypeError) as error:
+            return cls(**_known(cls, raw))
+        except (AttributeError, KeyError, TypeError) as error:
             raise SchemaError(f"the schema lacks or misnames a field: {error}") from error
 
 
 def _feature(raw: Mapping[str, Any]) -> Feature:
-    return Feature(**raw)
+    return Feature(**_known(Feature, raw))
+
+
+def _known(kind: type[Schema | Feature], raw: Mapping[str, Any]) -> dict[str, Any]:
+    names = {field.name for field in fields(kind)}
+    return {name: value for name, value in raw.items() if name in names}

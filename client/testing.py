@@ -16,7 +16,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from numpy.typing import ArrayLike, NDArray
@@ -24,6 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from client._async_client import AsyncRetrievalClient
 from client._client import RetrievalClient
 from client._fake_network import FakeNetwork
+from client.contract import Contract
 from client.errors import DeadlineExceeded, ModelNotFound, SchemaMismatch, SilverTritonError
 from client.schema import RANKING_SUFFIX, Schema
 from client.transport import NO_HEADERS, Answer, AsyncTransport, Headers, ModelConfig
@@ -49,6 +50,7 @@ class FakeServer:
     `scores`: [N] or [N, T] of the items, the same for every user. Left out: from 1 downwards in the order of `items`.
     `vectors`: [N, D] of the items, in place of `scores` where the schema takes a query vector: their inner products.
     `model`: its name; the ranking model of the same items is served beside it.
+    `contract`: what it understands beside the schema, to play an older artifact or one with a lower `max_filter_words`.
 
     Filters, exclusions, limits, weights (an item's score is the sum of its task scores, each times its weight, 1 unless
     the request says otherwise), row statuses, the order of results and the ranking model are those of the wire
@@ -68,6 +70,7 @@ class FakeServer:
         vectors: ArrayLike | None = None,
         model: str = "retrieval",
         max_batch_size: int = 64,
+        contract: Contract = Contract(),  # noqa: B008 - immutable
     ) -> None:
         self.calls: list[Call] = []
         self.delay = 0.0
@@ -76,7 +79,8 @@ class FakeServer:
         self._lock = threading.Lock()
         self._failures: list[SilverTritonError] = []
         self._version = 1
-        self._network = FakeNetwork(schema, items, scores, vectors)
+        self._contract = replace(contract, items=len(items))
+        self._network = FakeNetwork(schema, items, scores, vectors, contract)
 
     @property
     def schema(self) -> Schema:
@@ -97,9 +101,10 @@ class FakeServer:
         vectors: ArrayLike | None = None,
     ) -> None:
         """Serve other items, as the next version; `schema`: the same if left out."""
-        network = FakeNetwork(schema or self.schema, items, scores, vectors)
+        contract = replace(self._contract, items=len(items))
+        network = FakeNetwork(schema or self.schema, items, scores, vectors, contract)
         with self._lock:
-            self._network, self._version = network, self._version + 1
+            self._network, self._contract, self._version = network, contract, self._version + 1
 
     def fail(self, error: SilverTritonError, times: int = 1) -> None:
         """Let the next inferences raise `error`, so many of them."""
@@ -149,9 +154,10 @@ class FakeServer:
     ) -> ModelConfig:
         """See `Transport.model_config`."""
         with self._lock:
-            network, served = self._network, self._version
+            network, contract, served = self._network, self._contract, self._version
         self._find(model, version, served)
         parameters = {
+            **contract.parameters(),
             "schema": network.schema.to_json(),
             "fingerprint": str(network.schema.fingerprint),
             "snapshot": f"fake-{served}",

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from builder.cli.options import json_option, model_option, repository_option
+from builder.export.formats import FORMATS, Format
 from builder.progress import stages
 
 
@@ -28,9 +29,23 @@ from builder.progress import stages
 @click.option(
     "--rank/--no-rank", default=True, show_default=True, help="Export MODEL_rank too, which scores given items."
 )
+@click.option(
+    "--format",
+    "formats",
+    type=click.Choice(FORMATS),
+    multiple=True,
+    help="Write this beside model.pt; may be given several times.",
+)
 @json_option
 def command(
-    source: Path, repository: Path, model: str, threads: int, instances: int, rank: bool, as_json: bool
+    source: Path,
+    repository: Path,
+    model: str,
+    threads: int,
+    instances: int,
+    rank: bool,
+    formats: tuple[Format, ...],
+    as_json: bool,
 ) -> None:
     """Export SOURCE as the next version of a model.
 
@@ -43,6 +58,9 @@ def command(
     \b
     Writes REPOSITORY/MODEL/VERSION/{model.pt, model.py, libsilvertriton_ops.so, manifest.json} and
     REPOSITORY/MODEL/config.pbtxt, and the same for MODEL_rank. A version appears whole or not at all.
+
+    \b
+    --format onnx adds model.onnx: the network with the operators as nodes of the domain silvertriton.
     """
     from builder.export.artifact import export
     from builder.export.manifest import read_manifest
@@ -50,7 +68,14 @@ def command(
 
     with stages() as step:
         version = export(
-            read_source(source), repository, model=model, rank=rank, threads=threads, instances=instances, step=step
+            read_source(source),
+            repository,
+            model=model,
+            rank=rank,
+            formats=formats,
+            threads=threads,
+            instances=instances,
+            step=step,
         )
     manifest = read_manifest(version)
     recall, index = manifest.recall, manifest.index

@@ -60,7 +60,11 @@ def _show(manifest: Manifest, title: str) -> None:
         f"{recall.measured:.4f} at {recall.at}, target {recall.target}: {recall.queries:,} queries, "
         + escape(recall.source),
     )
-    facts.add_row("limits", f"{schema.max_results:,} results, {schema.max_candidates:,} candidates")
+    facts.add_row(
+        "limits",
+        f"{schema.max_results:,} results, {schema.max_candidates:,} candidates, "
+        f"{index.max_filter_words:,} words of a filter",
+    )
     facts.add_row("tasks", ", ".join(schema.tasks))
     facts.add_row("value", escape(manifest.value or "sum of the tasks, each times its weight"))
     if manifest.task_groups is not None:

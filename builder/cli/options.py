@@ -17,4 +17,9 @@ repository_option = click.option(
     help="Triton model repository.",
 )
 model_option = click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Name of the served model.")
+admin_key_option = click.option(
+    "--admin-key-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File with the key of the server's administration [the variable SILVERTRITON_ADMIN_KEY].",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts instead of a table.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-import time
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,12 @@ from builder.config import USER_ID, Config
 from builder.data.columns import NumberColumn, TagsColumn
 from builder.data.tables import read_table
 from builder.data.vocabularies import string_values
-from builder.errors import BuilderError, DownloadError
+from builder.errors import DownloadError
 from builder.export.artifact import export
 from builder.export.sources import from_run
 from builder.progress import stages, step
 from builder.serving.server import StockServer
+from builder.serving.supervise import supervise
 from builder.training.run import TrainedRun, load, train
 from client import Condition, F, Retrieval, RetrievalClient
 from client.hashing import string_key
@@ -78,9 +79,7 @@ def command(dataset: str, data: Path | None, keep_serving: bool, work_dir: Path)
             _show_queries(console, client, run)
         if keep_serving:
             console.print(f"serving on {server.url} until Ctrl-C; ask it: builder query --address {server.url} --help")
-            while (code := server.poll()) is None:
-                time.sleep(0.2)
-            raise BuilderError(f"tritonserver ended by itself with code {code}:\n{server.failure()}")
+            supervise(server, threading.Event(), lambda text: click.echo(text, err=True), restart=False)
     finally:
         server.stop()
         console.print("server stopped")

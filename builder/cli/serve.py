@@ -2,41 +2,62 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
 import click
 
-from builder.cli.options import repository_option
-from builder.errors import BuilderError
+from builder.cli.options import admin_key_option, repository_option
 from builder.progress import step
+from builder.serving.state import STATE_FILE, read_key
+
+
+def _port(context: click.Context, parameter: click.Parameter, value: str) -> int | None:
+    return None if value == "off" else click.IntRange(0, 65535)(value, parameter, context)
+
+
+def _port_option(name: str, default: str, protocol: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    return click.option(
+        f"--{name}-port", callback=_port, default=default, show_default=True, metavar="PORT|off",
+        help=f"Port of {protocol}; 0 is any free one, off switches it off.",
+    )  # fmt: skip
 
 
 @click.command()
 @repository_option
 @click.option("--address", default="127.0.0.1", show_default=True, help="0.0.0.0 listens on all.")
-@click.option("--grpc-port", type=click.IntRange(0, 65535), default=8001, show_default=True, help="0: any free port.")
-@click.option("--http-port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any free port.")
-@click.option("--metrics-port", type=click.IntRange(0, 65535), default=8002, show_default=True, help="0: any free.")
+@_port_option("grpc", "8001", "gRPC")
+@_port_option("http", "8000", "HTTP")
+@_port_option("metrics", "8002", "Prometheus metrics")
+@admin_key_option
+@click.option("--restart/--no-restart", default=True, show_default=True, help="Start a server that crashed again.")
 @click.option("--log", type=click.Path(path_type=Path), help="File for the server's log [REPOSITORY/.server.log].")
 @click.option("--no-verify", is_flag=True, help="Skip checking every file against its manifest.")
 def command(
     repository: Path,
     address: str,
-    grpc_port: int,
-    http_port: int,
-    metrics_port: int,
+    grpc_port: int | None,
+    http_port: int | None,
+    metrics_port: int | None,
+    admin_key_file: Path | None,
+    restart: bool,
     log: Path | None,
     no_verify: bool,
 ) -> None:
     """Serve every model of a repository until Ctrl-C or SIGTERM.
 
     The server is the stock tritonserver of the PyPI wheel `nvidia-pytriton`; nothing of ours runs in it but the model.
+    While it runs, REPOSITORY/.server.json tells other commands of this user its addresses and the key of its
+    administration, a random one unless a file or the environment gives one.
     """
     from builder.serving.server import StockServer
+    from builder.serving.supervise import supervise
 
+    admin_key = read_key(admin_key_file)
     if not no_verify:
         _verify(repository)
     stopping = threading.Event()
@@ -46,6 +67,9 @@ def command(
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
+    writable = os.access(repository, os.W_OK)
+    if repository.exists() and not writable:
+        click.echo(f"warning: {repository} is not writable; no {STATE_FILE} tells of this server", err=True)
     server = StockServer(
         repository,
         log=log or repository / ".server.log",
@@ -53,15 +77,16 @@ def command(
         grpc_port=grpc_port,
         http_port=http_port,
         metrics_port=metrics_port,
+        admin_key=admin_key,
+        state=repository / STATE_FILE if writable else None,
         cancelled=stopping.is_set,
     )
     with step("Loading models"):
         server.start()
     try:
-        click.echo(f"serving {repository} on {server.url} (gRPC), log in {server.log}; Ctrl-C stops it")
-        while not stopping.wait(0.2):
-            if (code := server.poll()) is not None:
-                raise BuilderError(f"tritonserver ended by itself with code {code}:\n{server.failure()}")
+        protocol = "gRPC" if grpc_port is not None else "HTTP"
+        click.echo(f"serving {repository} on {server.url} ({protocol}), log in {server.log}; Ctrl-C stops it")
+        supervise(server, stopping, lambda text: click.echo(text, err=True), restart=restart)
     finally:
         server.stop()
     click.echo("stopped")

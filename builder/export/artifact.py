@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -18,6 +19,7 @@ from builder.data.catalogue import Catalogue
 from builder.data.vectors import VectorSource
 from builder.errors import BuilderError
 from builder.export.calibrate import CANDIDATES, Calibration, calibrate, candidates_for, exact_truth
+from builder.export.formats import Format, check_formats, formats_writer
 from builder.export.manifest import FORMAT, OPERATORS, FileEntry, IndexStatistics, Manifest, Recall
 from builder.export.repository import check_target, write_version
 from builder.export.torchscript import script
@@ -81,17 +83,19 @@ def export(
     *,
     model: str = "retrieval",
     rank: bool = True,
+    formats: Collection[Format] = (),
     threads: int = 1,
     instances: int = 1,
     step: Step = lambda description: lambda done: None,
 ) -> Path:
     """Build the index, choose its defaults, script the network and write the next version of `model`.
 
-    `rank`: write the ranking model too, which scores given items, as the same version of `MODEL_rank`. Returns the
-    version directory. Raises `BuilderError` for settings that the catalogue cannot meet and for what `write_version`
-    raises; nothing is half-written.
+    `rank`: write the ranking model too, which scores given items, as the same version of `MODEL_rank`. `formats`: write
+    these beside model.pt. Returns the version directory. Raises `BuilderError` for settings that the catalogue cannot
+    meet, for formats that cannot be written, and for what `write_version` raises; nothing is half-written.
     """
     check_target(repository, model, ranked=rank)
+    check_formats(formats, own_tower=isinstance(source.tower, torch.jit.ScriptModule))
     settings, items = source.settings, len(source.catalogue)
     if settings.clusters != "auto" and settings.clusters > items:
         raise BuilderError(
@@ -150,6 +154,7 @@ def export(
         fingerprint=schema.fingerprint,
         candidates=candidates_for(CANDIDATES[-1], settings.results, settings.max_candidates),
         max_candidates=settings.max_candidates,
+        max_filter_words=settings.max_filter_words,
     )
     truth = exact_truth(
         search,
@@ -192,9 +197,14 @@ def export(
         schema,
         lambda files: _manifest(source, schema, statistics, calibration, files),
         ranking=script(Ranking(pipeline), schema) if rank else None,
+        write_more=formats_writer(formats, pipeline, schema, _versions()),
         threads=threads,
         instances=instances,
     )
+
+
+def _versions() -> dict[str, str]:
+    return {"silvertriton": installed_version("silvertriton"), "torch": torch.__version__}
 
 
 def _candidates(source: Source) -> int | None:
@@ -280,6 +290,7 @@ def _statistics(index: Index, pipeline: Pipeline, source: Source, calibration: C
         exact_rows=search.exact_rows,
         reach=calibration.reach,
         mean_probes=calibration.mean_probes,
+        max_filter_words=search.max_filter_words,
         bytes={name: sum(tensor.nbytes for tensor in tensors) for name, tensors in groups.items()},
     )
 
@@ -296,8 +307,7 @@ def _manifest(
             "format": FORMAT,
             "name": source.name,
             "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            "silvertriton": installed_version("silvertriton"),
-            "torch": torch.__version__,
+            **_versions(),
             "operators": OPERATORS,
             "schema": json.loads(schema.to_json()),
             "fingerprint": schema.fingerprint,

@@ -10,9 +10,11 @@ from tritonclient.grpc import model_config_pb2
 from builder.errors import BuilderError
 from builder.network.pipeline import OUTPUT_NAMES, input_names
 from builder.network.ranking import RANKING_OUTPUTS, ranking_names
+from client.contract import Contract
 from client.schema import Schema
 
 MAX_BATCH = 64  # requests that the server may put into one call of the network
+WARMUP_LENGTH = 8  # of inputs of any length
 
 _INPUTS = {
     "query": ("TYPE_FP32", None),
@@ -27,6 +29,7 @@ _INPUTS = {
 
 def model_config(
     schema: Schema,
+    contract: Contract,
     *,
     model: str,
     backend: str,
@@ -35,7 +38,7 @@ def model_config(
     snapshot: str,
     ranks: str | None = None,
 ) -> str:
-    """Return config.pbtxt for `backend` ("python" or "pytorch").
+    """Return config.pbtxt for `backend` ("python" or "pytorch"). `contract`: what clients are told beside the schema.
 
     `instances`: how many requests, or batches of them, are computed at once; `threads`: torch threads of each. Both at
     least 1. `snapshot`: what is the same for all models of a snapshot. `ranks`: the retrieval model, in the
@@ -58,9 +61,12 @@ def model_config(
     for name in OUTPUT_NAMES if ranks is None else RANKING_OUTPUTS:
         data_type, shape = shapes[name]
         config.output.add(name=name, data_type=model_config_pb2.DataType.Value(data_type), dims=shape)
-    # Batches form from requests that are waiting anyway; a delay would be paid in full by a lone client.
+    # Batches form from requests that are waiting anyway; a delay would be paid in full by a lone client. No limits of the
+    # queue, no priorities: with them the batcher overlooks a free instance for up to half a second (docs/serving.md).
     config.dynamic_batching.SetInParent()
     config.instance_group.add(count=instances, kind=model_config_pb2.ModelInstanceGroup.KIND_CPU)
+    for parameter, value in contract.parameters().items():
+        config.parameters[parameter].string_value = value
     config.parameters["schema"].string_value = schema.to_json()
     config.parameters["fingerprint"].string_value = str(schema.fingerprint)
     config.parameters["snapshot"].string_value = snapshot
@@ -71,6 +77,13 @@ def model_config(
         config.parameters["INFERENCE_MODE"].string_value = "true"
         config.parameters["DISABLE_OPTIMIZED_EXECUTION"].string_value = "true"  # see serving/triton_model.py
         config.parameters["ENABLE_WEIGHT_SHARING"].string_value = "true"
+        # What serving/triton_model.py does by itself: a request that asks for nothing special, before the first user's.
+        warmup = config.model_warmup.add(name="neutral", batch_size=1)
+        for tensor in config.input:
+            dims = [WARMUP_LENGTH if size < 0 else size for size in tensor.dims]
+            warmup.inputs[tensor.name].CopyFrom(
+                model_config_pb2.ModelWarmup.Input(data_type=tensor.data_type, dims=dims, zero_data=True)
+            )
     text: str = text_format.MessageToString(config, as_utf8=True)
     return text
 

@@ -12,11 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from builder.config import Diversity
 from builder.errors import BuilderError
+from client.contract import Contract
 from client.errors import SchemaError
+from client.filters.compiler import MAX_WORDS
 from client.schema import Schema
 
 FORMAT = 1
-OPERATORS = 6  # raised whenever the schema of an operator changes
+OPERATORS = 7  # raised whenever the schema of an operator changes
 MANIFEST = "manifest.json"
 MODEL_FILE, CODE_FILE, LIBRARY_FILE = "model.pt", "model.py", "libsilvertriton_ops.so"
 _HASH_CHUNK = 1 << 20
@@ -44,7 +46,7 @@ class Recall(_Section):
 class IndexStatistics(_Section):
     """`code_dims`: dims of the codes that find candidates. `cluster_items`: fewest, median and most items of a cluster.
     `probes` 0: as many as may hold a candidate, `mean_probes` on average. `exact_rows`, `reach`: see docs/operators.md.
-    `bytes`: by group of tensors.
+    `max_filter_words`: of a filter's program. `bytes`: by group of tensors.
     """
 
     items: int
@@ -57,6 +59,7 @@ class IndexStatistics(_Section):
     exact_rows: int
     reach: tuple[float, ...]
     mean_probes: float
+    max_filter_words: int = MAX_WORDS
     bytes: dict[str, int]
 
 
@@ -117,6 +120,11 @@ class Manifest(_Section):
     def snapshot(self) -> str:
         """What is the same for the retrieval model and the ranking model of a snapshot, and for no others."""
         return self.files[MODEL_FILE].sha256 if self.ranks is None else self.ranks.sha256
+
+    @property
+    def contract(self) -> Contract:
+        """What clients are told beside the schema. The operators are those of this release."""
+        return Contract(max_filter_words=self.index.max_filter_words, items=self.index.items)
 
     def read_schema(self) -> Schema:
         return Schema.from_json(json.dumps(self.artifact_schema))

@@ -83,15 +83,17 @@ def write_version(
     describe: Callable[[dict[str, FileEntry]], Manifest],
     *,
     ranking: torch.jit.ScriptModule | None = None,
+    write_more: Callable[[Path, bool], None] = lambda folder, of_ranking: None,
     threads: int = 1,
     instances: int = 1,
 ) -> Path:
     """Add the next version of a model to a repository and return its directory.
 
     `describe` receives the hashes of the files and returns the manifest. `ranking` becomes the version of that number
-    of the ranking model. Everything is written under temporary names and renamed when it is complete, so that a server
-    or a crash never sees half a version; the ranking model's is renamed first. Raises `BuilderError` when there is not
-    enough space or a directory cannot be written; nothing is left behind then.
+    of the ranking model. `write_more` adds files to a version's folder, to that of the ranking model if True.
+    Everything is written under temporary names and renamed when it is complete, so that a server or a crash never sees
+    half a version; the ranking model's is renamed first. Raises `BuilderError` when there is not enough space or a
+    directory cannot be written; nothing is left behind then.
     """
     check_target(repository, model, ranked=ranking is not None)
     networks = {model: scripted} if ranking is None else {model: scripted, model + RANKING_SUFFIX: ranking}
@@ -108,7 +110,9 @@ def write_version(
             written: list[tuple[Path, Path]] = []
             for (name, network), home in zip(networks.items(), homes, strict=True):
                 partial = stack.enter_context(_partial(home))
-                files = _write_files(network, partial)
+                _write_files(network, partial)
+                write_more(partial, name != model)
+                files = {path.name: hash_file(path) for path in sorted(partial.iterdir())}
                 if name == model:
                     manifest, ranks = describe(files), None
                 else:
@@ -119,7 +123,7 @@ def write_version(
                 _sync(partial)
                 for backend, config in _CONFIGS.items():
                     text = model_config(
-                        schema, model=name, backend=backend, threads=threads, instances=instances,
+                        schema, manifest.contract, model=name, backend=backend, threads=threads, instances=instances,
                         snapshot=manifest.snapshot, ranks=None if ranks is None else model,
                     )  # fmt: skip
                     (partial / config.name).write_text(text)
@@ -166,11 +170,10 @@ def _partial(home: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _write_files(network: torch.jit.ScriptModule, folder: Path) -> dict[str, FileEntry]:
+def _write_files(network: torch.jit.ScriptModule, folder: Path) -> None:
     _save(network, folder / MODEL_FILE)
     shutil.copyfile(_SERVED_CODE, folder / CODE_FILE)
     shutil.copyfile(library_path(), folder / LIBRARY_FILE)
-    return {name: hash_file(folder / name) for name in (MODEL_FILE, CODE_FILE, LIBRARY_FILE)}
 
 
 def _of_ranking(

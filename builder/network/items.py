@@ -35,7 +35,7 @@ class ItemFeatures(nn.Module):
         read: list[Tensor] = []
         if not self.reads:
             return read
-        existing = rows.clamp(min=0)
+        existing = rows.clamp(min=0).long()  # ONNX gathers by int64
         for column in self.numbers:
             if column.used:
                 read += [column(existing)]

@@ -71,7 +71,7 @@ class Ranking(nn.Module):
         rows = torch.where(found, self.item_rows[(slots - 1).clamp(min=0)], -1)  # [B, I] int32
         values: list[Tensor] = []
         tasks: list[Tensor] = []
-        for part in rows.split(self.at_once, 1):
+        for part in self.parts(rows):
             part = part.contiguous()
             retrieved = torch.ops.silvertriton.rescore(sought.contiguous(), self.vectors, self.scales, part)
             task_scores = self.rerank(
@@ -82,6 +82,10 @@ class Ranking(nn.Module):
         scores = torch.where(found, torch.cat(values, 1), float("-inf"))
         task_scores = torch.where(found.unsqueeze(2), torch.cat(tasks, 1), float("-inf"))
         return scores, task_scores, found.to(torch.int32), status.unsqueeze(1)
+
+    def parts(self, rows: Tensor) -> list[Tensor]:
+        """`rows [B, I]` in parts `[B, I']` that are scored one after the other."""
+        return list(rows.split(self.at_once, 1))
 
 
 def ranking_names(schema: Schema) -> tuple[str, ...]:

@@ -79,7 +79,7 @@ class Reranking(nn.Module):
         """
         history = newest(history, self.neighbours.history)
         history = torch.where(self.catalogue(history) > 0, history, -1)  # what is not known counts as absent
-        existing = rows.clamp(min=0)
+        existing = rows.clamp(min=0).long()  # ONNX gathers by int64
         if self.reads_vectors:
             gathered = vectors[existing].to(torch.float32) * scales.view(-1)[existing].unsqueeze(2)  # [B, M, D]
         else:

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from builder.index.build import Index
 from builder.index.filters import FilterIndex
+from client.filters.compiler import MAX_WORDS
+from client.schema import Status
 
 REACH = 3.0  # near what a million clustered vectors need for .95; an artifact's is measured (export/calibrate.py)
 
@@ -40,7 +42,7 @@ class Search(nn.Module):
     `probes`, `candidates`: what a request gets that asks for nothing; `max_candidates`: the most it may ask for;
     `exact_rows`: when at most that many items pass a filter, all of them are scanned; `probes` 0: as many clusters as
     may hold a candidate, their rows taken to lie up to `reach` standard deviations beyond their mean ([G] float32,
-    where 4^-g of the items pass).
+    where 4^-g of the items pass). `max_filter_words`: of a filter's program, at most 65,536.
     """
 
     projection: Tensor
@@ -67,6 +69,7 @@ class Search(nn.Module):
         probes: int = 0,
         exact_rows: int = 0,
         reach: Tensor | None = None,
+        max_filter_words: int = MAX_WORDS,
     ) -> None:
         super().__init__()
         self.register_buffer("projection", index.projection)
@@ -88,6 +91,8 @@ class Search(nn.Module):
         self.candidates = candidates
         self.max_candidates = max_candidates
         self.exact_rows = exact_rows
+        self.max_filter_words = max_filter_words
+        self.too_long = Status.FILTER_TOO_LONG.value  # TorchScript reads no global
 
     def forward(
         self, query: Tensor, filter: Tensor, exclude: Tensor, search: Tensor, status: Tensor
@@ -98,6 +103,10 @@ class Search(nn.Module):
         [B] int32` what is wrong with a request already. Returns, best first, `rows [B, M] int32` and `ids [B, M] int64`
         (-1 for none) and `scores [B, M] float32`; `stats [B, 4] int32` and `status [B] int32` (docs/wire-contract.md).
         """
+        if filter.size(1) > self.max_filter_words:  # costs nothing elsewhere
+            # A row with a status is not filtered. This is the largest one: another fault of the row takes its place.
+            too_long = (filter[:, 1] > self.max_filter_words - 2) & (status == 0)
+            status = torch.where(too_long, self.too_long, status)
         rows, ids, scores, stats, status = torch.ops.silvertriton.search(
             query.contiguous(),
             filter,

@@ -362,7 +362,11 @@ def _weight(contents: Contents, draw: Drawer) -> Any:
         "files": manifest.files,
         "facts": [
             ("a request brings", user),
-            ("limits", f"{schema.max_results:,} results, {schema.max_candidates:,} candidates"),
+            (
+                "limits",
+                f"{schema.max_results:,} results, {schema.max_candidates:,} candidates, "
+                f"{index.max_filter_words:,} words of a filter",
+            ),
             ("tasks", ", ".join(schema.tasks)),
             ("value", manifest.value or "sum of the tasks, each times its weight"),
             ("item features", ", ".join(f"{f.name} ({f.kind})" for f in schema.item_features) or "none"),

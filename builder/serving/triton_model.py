@@ -60,7 +60,17 @@ class TritonPythonModel:
         gc.freeze()
 
     def execute(self, requests):
-        # The server batches requests of equal shapes only, so they stack.
+        try:
+            return self._answers(requests)
+        except Exception as error:
+            if len(requests) > 1:  # one alone fails, not those that happen to be batched with it
+                return [response for request in requests for response in self.execute([request])]
+            message = str(error).strip().splitlines() or [type(error).__name__]
+            return [pb_utils.InferenceResponse(error=pb_utils.TritonError(message[-1]))]  # without a traceback
+
+    def _answers(self, requests):
+        # The server batches requests of equal shapes only, so they stack. One of 0 or 2^32 rows, which it should
+        # refuse, comes without that dimension and does not.
         inputs = [
             np.concatenate([pb_utils.get_input_tensor_by_name(request, name).as_numpy() for request in requests])
             for name in self.inputs

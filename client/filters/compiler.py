@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Sequence
 from enum import IntEnum
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from client._values import instant, key_function, number, words
-from client.errors import LimitExceeded, invalid_value
-from client.filters.conditions import AllOf, And, AnyOf, Condition, Not, Or, Range, Unknown
+from client._values import instant, item_ids, key_function, number, words
+from client.errors import LimitExceeded, Unsupported, invalid_value
+from client.filters.conditions import AllOf, And, AnyOf, Condition, ItemIn, Not, Or, Range, Unknown
 from client.filters.interpreter import filter_feature, require_kind
 from client.schema import Feature, Schema
 
@@ -32,6 +32,7 @@ class Opcode(IntEnum):
     ALL = 5
     RANGE = 6
     UNKNOWN = 7
+    ITEMS = 8
 
 
 # A fragment: its code words, and how many sets its evaluation holds at once (the Sethi-Ullman number).
@@ -43,7 +44,7 @@ _Known = tuple[int, Feature, str, Callable[[str, Any], Any], bool]
 
 _doubles = struct.Struct("<2d")
 _int64s = struct.Struct("<2q")
-_AND, _OR, _NOT, _ANY, _ALL, _RANGE, _UNKNOWN = map(int, Opcode)
+_AND, _OR, _NOT, _ANY, _ALL, _RANGE, _UNKNOWN, _ITEMS = map(int, Opcode)
 
 
 def compile_filter(condition: Condition, schema: Schema) -> NDArray[np.int64]:
@@ -56,12 +57,20 @@ def compile_filter(condition: Condition, schema: Schema) -> NDArray[np.int64]:
 
 
 class FilterCompiler:
-    """`compile_filter` with the work that depends only on the schema done once."""
+    """`compile_filter` with the work that depends only on the schema done once.
 
-    __slots__ = ("_features", "_fingerprint", "_schema")
+    `opcodes`: those that the artifact runs; `max_words`: of a program, at most 65,536.
+    """
 
-    def __init__(self, schema: Schema) -> None:
+    __slots__ = ("_features", "_fingerprint", "_max_words", "_missing", "_opcodes", "_schema")
+
+    def __init__(
+        self, schema: Schema, opcodes: Collection[int] = frozenset(Opcode), max_words: int = MAX_WORDS
+    ) -> None:
         self._schema = schema
+        self._opcodes = opcodes
+        self._missing = frozenset(Opcode).difference(opcodes)
+        self._max_words = min(max_words, MAX_WORDS)
         self._fingerprint = schema.fingerprint
         self._features = {
             feature.name: (
@@ -80,14 +89,29 @@ class FilterCompiler:
 
     def compile_bytes(self, condition: Condition) -> bytes:
         """The bytes of `compile`."""
-        if type(condition) is And and not condition.operands:
+        code, sets = self.code(condition)
+        if not code:
             return bytes(16)
-        code, sets = self._fragment(condition, 1)
-        if len(code) + 2 > MAX_WORDS:
-            raise _too_long(len(code) + 2)
+        if len(code) + 2 > self._max_words:
+            raise LimitExceeded(
+                f"filter: got {len(code) + 2:,} words, at most {self._max_words:,} are allowed (max_filter_words); "
+                "use fewer values"
+            )
+        if self._missing and (lacking := self._missing.intersection(opcode for opcode, _, _ in instructions(code))):
+            raise Unsupported(
+                f"filter: the artifact does not know {', '.join(Opcode(opcode).name for opcode in sorted(lacking))} "
+                f"(it knows {', '.join(Opcode(o).name for o in Opcode if o in self._opcodes)}); "
+                "export it again with a builder of this client's release"
+            )
         # Cannot happen within MAX_WORDS: 17 sets take 2^16 conditions.
         assert sets <= MAX_STACK
         return words(len(code) + 2).pack(self._fingerprint, len(code), *code)
+
+    def code(self, condition: Condition) -> Fragment:
+        """The code words of a condition, however many, and the sets held at once; no words where every item passes."""
+        if type(condition) is And and not condition.operands:
+            return [], 0
+        return self._fragment(condition, 1)
 
     def _fragment(self, condition: Condition, depth: int) -> Fragment:
         if depth > MAX_DEPTH:
@@ -118,6 +142,9 @@ class FilterCompiler:
             return self._keys(_ALL | head, value_of, where, condition.values)
         if isinstance(condition, Unknown):
             return [_UNKNOWN | self._find(condition.feature)[0]], 1
+        if isinstance(condition, ItemIn):
+            ids = item_ids("item_in", condition.item_ids).tolist()
+            return [_ITEMS | len(ids) << 32, *ids], 1
         raise invalid_value("filter", condition, "a condition made with F, such as F.year >= 1990")
 
     def _join(self, opcode: int, operands: list[Fragment]) -> Fragment:
@@ -136,8 +163,6 @@ class FilterCompiler:
 
     @staticmethod
     def _keys(head: int, key: Callable[[str, Any], Any], where: str, values: tuple[Any, ...]) -> Fragment:
-        if len(values) > MAX_WORDS:
-            raise _too_long(len(values))
         return [head | len(values) << 32, *[key(where, value) for value in values]], 1
 
     def _bounds(self, condition: Range) -> list[int]:
@@ -155,9 +180,9 @@ class FilterCompiler:
         return _range(head, low, high)
 
     def _constant(self, every: bool) -> list[int]:
-        """A leaf that every item, or none, satisfies, on the first feature since any one will do."""
+        """A leaf that every item, or none, satisfies: on the first feature since any one will do, or of no items."""
         if not self._features:
-            filter_feature("", self._schema)
+            return [_ITEMS, *([_NOT] if every else [])]
         head, _, _, _, ordered = next(iter(self._features.values()))
         if ordered:
             return [*_range(head, math.inf, -math.inf), *([_NOT] if every else [])]
@@ -179,5 +204,10 @@ def _range(head: int, low: float, high: float) -> list[int]:
     return [_RANGE | head | 2 << 32, *_int64s.unpack(_doubles.pack(low, high))]
 
 
-def _too_long(words: int) -> LimitExceeded:
-    return LimitExceeded(f"filter: got {words:,} words or more, at most {MAX_WORDS:,} are allowed; use fewer values")
+def instructions(code: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """Opcode, feature and count of each instruction of compiled code."""
+    position = 0
+    while position < len(code):
+        head = code[position]
+        yield head & 0xFF, head >> 8 & 0xFFFFFF, head >> 32
+        position += 1 + (head >> 32)

@@ -1,4 +1,4 @@
-"""The closed set of filter conditions. `F` (client/filters/builder.py) writes them, nothing else needs to.
+"""The closed set of filter conditions. `F` (client/filters/builder.py) and `item_in` write them, nothing else needs to.
 
     Condition
     ├── And, Or        operands; none: every item, no item
@@ -6,21 +6,28 @@
     ├── AnyOf          the item has at least one of the values; numbers and dates: equals one of them
     ├── AllOf          the item has all of the values (category, tags)
     ├── Range          low <= value <= high, either side optional or open (number, date)
-    └── Unknown        the item has no value
+    ├── Unknown        the item has no value
+    └── ItemIn         the item is one of those
 
 What they mean is defined by `client.filters.interpreter.matches`. An item without a value satisfies no AnyOf, no AllOf
 of one value or more and no Range on that feature, hence it satisfies their negation.
 
 Conditions are immutable and know no schema: names, kinds and value types are checked when one is compiled. `str()` and
-`repr()` give the Python expression that builds the condition.
+`repr()` give the Python expression that builds the condition, which `parse_filter` reads too.
 """
 
 from __future__ import annotations
 
 import keyword
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import date
 from typing import Any, NoReturn, TypeVar
+
+import numpy as np
+
+from client._values import item_ids as checked_ids
 
 C = TypeVar("C", bound="And | Or")
 
@@ -122,9 +129,28 @@ class Unknown(Condition):
     feature: str
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class ItemIn(Condition):
+    """Items with one of these ids. Ids that no item has match nothing."""
+
+    item_ids: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        _check_values(self, self.item_ids)
+
+
 def everything() -> Condition:
     """The condition that every item satisfies: a neutral start for `condition &= ...` in a loop."""
     return And(())
+
+
+def item_in(item_ids: Iterable[int]) -> Condition:
+    """The condition that only the items with these ids satisfy: `(F.year >= 1990) & item_in([318, 50])`.
+
+    `item_ids`: any number of them, in any order, from a list, set, array or other iterable; those that no item has
+    match nothing. Raises `InvalidValue` for what is no id.
+    """
+    return ItemIn(tuple(checked_ids("item_in", item_ids).tolist()))
 
 
 def _join(connective: type[C], left: Condition, right: object) -> Condition:
@@ -167,37 +193,54 @@ def _text(condition: Condition, inside: bool) -> str:
         case Or(operands=operands):
             return _wrap(" | ".join(_text(operand, True) for operand in operands), inside)
         case Not(operand=AnyOf(feature=feature, values=(value,))):
-            return _wrap(f"{field_text(feature)} != {value!r}", inside)
+            return _wrap(f"{field_text(feature)} != {_literal(value)}", inside)
         case Not(operand=operand):
             return f"~{_text(operand, True)}"
         case AnyOf(feature=feature, values=(value,)):
-            return _wrap(f"{field_text(feature)} == {value!r}", inside)
+            return _wrap(f"{field_text(feature)} == {_literal(value)}", inside)
         case AnyOf(feature=feature, values=values):
             return f"{field_text(feature)}.any_of({_arguments(values)})"
         case AllOf(feature=feature, values=values):
             return f"{field_text(feature)}.all_of({_arguments(values)})"
         case Unknown(feature=feature):
             return f"{field_text(feature)}.is_unknown()"
+        case ItemIn(item_ids=item_ids):
+            return f"item_in([{_arguments(item_ids)}])"
         case Range():
             return _range_text(condition, inside)
     raise AssertionError(f"not a condition: {condition!r}")  # pragma: no cover - the set is closed
 
 
 def _range_text(condition: Range, inside: bool) -> str:
-    field, low, high = field_text(condition.feature), condition.low, condition.high
-    low_text = f"{field} {'>' if condition.low_open else '>='} {low!r}"
-    high_text = f"{field} {'<' if condition.high_open else '<='} {high!r}"
-    if low is not None and high is not None:
+    field, low, high = field_text(condition.feature), _literal(condition.low), _literal(condition.high)
+    low_text = f"{field} {'>' if condition.low_open else '>='} {low}"
+    high_text = f"{field} {'<' if condition.high_open else '<='} {high}"
+    if condition.low is not None and condition.high is not None:
         if not condition.low_open and not condition.high_open:
-            return f"{field}.between({low!r}, {high!r})"
+            return f"{field}.between({low}, {high})"
         return _wrap(f"({low_text}) & ({high_text})", inside)
-    if low is None and high is None:
+    if condition.low is None and condition.high is None:
         return f"~{field}.is_unknown()"
-    return _wrap(high_text if low is None else low_text, inside)
+    return _wrap(high_text if condition.low is None else low_text, inside)
 
 
 def _arguments(values: Iterable[Any]) -> str:
-    return ", ".join(map(repr, values))
+    return ", ".join(map(_literal, values))
+
+
+def _literal(value: Any) -> str:
+    """A value as docs/filters.md writes it: dates as ISO 8601 text, members of an enumeration as what they equal."""
+    if isinstance(value, str):
+        return str.__repr__(value)
+    if isinstance(value, np.datetime64):
+        return repr(str(value.astype("datetime64[us]")))
+    if isinstance(value, date):
+        return repr(value.isoformat())
+    if isinstance(value, float) and math.isinf(value):
+        return "1e999" if value > 0 else "-1e999"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return int.__repr__(value)
+    return repr(value)
 
 
 def _wrap(text: str, inside: bool) -> str:

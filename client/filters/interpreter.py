@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from client._values import instant, key_function, number
+from client._values import instant, item_ids, key_function, number
 from client.errors import InvalidValue, UnknownName, unknown_name
-from client.filters.conditions import AllOf, And, AnyOf, Condition, Not, Or, Range, Unknown
+from client.filters.conditions import AllOf, And, AnyOf, Condition, ItemIn, Not, Or, Range, Unknown
 from client.schema import Feature, Schema
 
 
@@ -15,7 +15,8 @@ def matches(condition: Condition, item: Mapping[str, Any], schema: Schema) -> bo
     """Say whether an item satisfies a condition.
 
     `item` maps feature names to values: a category's value, a collection of tags, a number, a date (also as seconds
-    since 1970-01-01 UTC). A feature that is absent, None, NaN or an empty collection has no value.
+    since 1970-01-01 UTC), and "item_id" to its id, which only `item_in` needs. A feature that is absent, None, NaN or
+    an empty collection has no value.
 
     Raises `UnknownName` and `InvalidValue` where `compile_filter` does, unless the answer is found before.
     """
@@ -25,6 +26,10 @@ def matches(condition: Condition, item: Mapping[str, Any], schema: Schema) -> bo
         return any(matches(operand, item, schema) for operand in condition.operands)
     if isinstance(condition, Not):
         return not matches(condition.operand, item, schema)
+    if isinstance(condition, ItemIn):
+        if "item_id" not in item:
+            raise InvalidValue(f"filter {condition!r}: the item has no 'item_id' to compare")
+        return item["item_id"] in item_ids("item_in", condition.item_ids).tolist()
     if not isinstance(condition, AnyOf | AllOf | Range | Unknown):
         raise InvalidValue(f"filter: got {condition!r}, expected a condition made with F")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,12 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.filters.compiler import MAX_STACK, MAX_WORDS, Opcode
-from client.filters.conditions import AllOf, AnyOf, Condition, Range, Unknown
+from client.filters.conditions import AllOf, AnyOf, Condition, ItemIn, Range, Unknown
 from client.filters.interpreter import item_values, matches
 from client.hashing import UNKNOWN_KEY
 from client.schema import Feature, Schema
-
-_OPCODES = frozenset(map(int, Opcode))
 
 
 class MalformedProgram(ValueError):
@@ -30,10 +28,13 @@ class OtherFingerprint(ValueError):
 class ProgramRunner:
     """Runs programs over given items; what depends only on them is computed once.
 
-    `items`: as `client.matches` takes them.
+    `items`: as `client.matches` takes them; `opcodes`: those that are known.
     """
 
-    def __init__(self, schema: Schema, items: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(
+        self, schema: Schema, items: Sequence[Mapping[str, Any]], opcodes: Collection[int] = frozenset(Opcode)
+    ) -> None:
+        self._opcodes = opcodes
         self._fingerprint = schema.fingerprint
         self._count = len(items)
         # What travels is keys and seconds: the interpreter is given the items so, and a schema that says so.
@@ -42,7 +43,7 @@ class ProgramRunner:
         self._features = features
         self._items: list[dict[str, Any]] = []
         for item in items:
-            keys: dict[str, Any] = {}
+            keys: dict[str, Any] = {"item_id": item["item_id"]} if "item_id" in item else {}
             for feature in schema.filter_features:
                 values = item_values(feature, item.get(feature.name))
                 keys[feature.name] = values if feature.kind == "tags" else values[0] if values else None
@@ -69,7 +70,7 @@ class ProgramRunner:
             head = code[position]
             opcode, feature, count = head & 0xFF, head >> 8 & 0xFFFFFF, head >> 32
             operands = code[position + 1 : position + 1 + count] if count > 0 else []
-            if head < 0 or opcode not in _OPCODES or len(operands) != count:
+            if head < 0 or opcode not in self._opcodes or len(operands) != count:
                 raise MalformedProgram(f"word {position + 2}")
             position += 1 + count
             if opcode in (Opcode.AND, Opcode.OR, Opcode.NOT):
@@ -90,6 +91,10 @@ class ProgramRunner:
         return stack[0]
 
     def _leaf(self, opcode: int, number: int, operands: list[int]) -> Condition:
+        if opcode == Opcode.ITEMS:
+            if number:
+                raise MalformedProgram("feature of ITEMS")
+            return ItemIn(tuple(item for item in operands if item >= 0))  # no other number is an id
         if number >= len(self._features):
             raise MalformedProgram(f"feature {number}")
         feature = self._features[number]

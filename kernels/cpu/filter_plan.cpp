@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "silvertriton/find_row.h"
+
 namespace silvertriton::cpu {
 namespace {
 
@@ -36,10 +38,23 @@ int64_t position_of(const FilterIndex& index, int64_t number, double bound, bool
     return first;
 }
 
+// The rows of the operands as a term of its own; they are written from `rows` on. Ids that no item has are left out.
+Term term_of_items(const Instruction& instruction, const ItemIds& items, int32_t* rows) {
+    int32_t* end = rows;
+    for (int64_t i = 0; i < instruction.count; ++i) {
+        const int32_t row = find_row(items, instruction.operands[i]);
+        if (row >= 0) *end++ = row;
+    }
+    std::sort(rows, end);
+    return {nullptr, rows, std::unique(rows, end)};
+}
+
 void compile(const int64_t* code, const FilterIndex& index, Plan& plan) {
     plan.steps.reserve(static_cast<size_t>(plan.shape.instructions));
     plan.terms.reserve(static_cast<size_t>(plan.shape.operands));
     plan.ranges.reserve(static_cast<size_t>(plan.shape.ranges));
+    plan.item_rows.reset(new int32_t[static_cast<size_t>(plan.shape.items)]);
+    int32_t* item_rows = plan.item_rows.get();
     const int64_t length = code[-1];
     Instruction instruction{};
     for (int64_t position = 0; position < length;) {
@@ -65,6 +80,11 @@ void compile(const int64_t* code, const FilterIndex& index, Plan& plan) {
             case Opcode::kUnknown:
                 step.opcode = Opcode::kAny;
                 plan.terms.push_back(term_at(index, first_term));
+                break;
+            case Opcode::kItems:
+                step.opcode = Opcode::kAny;
+                plan.terms.push_back(term_of_items(instruction, index.item_ids, item_rows));
+                item_rows += instruction.count;
                 break;
             case Opcode::kRange: {
                 const int64_t number = index.feature_number[instruction.feature];

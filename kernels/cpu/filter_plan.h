@@ -1,9 +1,11 @@
-// A filter program made ready to run: keys become bitmaps or posting lists, ranges become positions among sorted rows.
+// A filter program made ready to run: keys become bitmaps or posting lists, item ids a list of rows like any other,
+// ranges become positions among sorted rows.
 // It then runs in one of two ways, whichever costs less:
 //   filter_mask.h    over mask words of the whole catalogue
 //   filter_list.h    over the rows of a posting list that bounds the result
 #pragma once
 
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -42,6 +44,7 @@ struct Plan {
     std::vector<Step> steps;
     std::vector<Term> terms;
     std::vector<Range> ranges;
+    std::unique_ptr<int32_t[]> item_rows;  // of the terms that ITEMS stands for
 };
 
 // Validates and compiles one row of F >= 2 program words; a plan whose status is not 0 has no steps. Throws

@@ -59,7 +59,7 @@ void take_all(const InstructionSet& isa, const SearchIndex& index, Request& requ
 // How many standard deviations beyond a cluster's mean its rows are expected, where `passing` of the items pass:
 // piecewise linear in items / passing between the powers of 4.
 float reach_at(const SearchIndex& index, int64_t passing) {
-    const float times = static_cast<float>(index.item_count) / static_cast<float>(passing);
+    const float times = static_cast<float>(index.filters.item_ids.items) / static_cast<float>(passing);
     int64_t g = 0;
     float power = 1.0f;
     while (g + 1 < index.reach_count && times >= 4.0f * power) {

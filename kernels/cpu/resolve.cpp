@@ -66,9 +66,8 @@ void resolve(const SearchRequests& requests, int64_t b, const SearchIndex& index
     request.probes = probes == 0 ? limits.probes : probes;
     request.candidates = candidates == 0 ? limits.candidates : candidates;
     request.query.prepare(query, dims, index.projection, index.items.dims);
-    const ItemIds items{index.ids, index.item_rows, index.vectors.rows, index.item_count};
     for (int64_t e = 0; e < requests.exclude_width; ++e) {
-        const int32_t row = exclude[e] < 0 ? -1 : find_row(items, exclude[e]);
+        const int32_t row = exclude[e] < 0 ? -1 : find_row(index.filters.item_ids, exclude[e]);
         if (row >= 0) request.excluded.push_back(row);
     }
     std::sort(request.excluded.begin(), request.excluded.end());
@@ -85,7 +84,7 @@ void run_filters(const SearchRequests& requests, const SearchIndex& index, Share
         Request& request = *batch[i];
         if (request.status != kStatusOk) continue;
         if (filter == nullptr) {
-            request.total = index.item_count - static_cast<int64_t>(request.excluded.size());
+            request.total = index.filters.item_ids.items - static_cast<int64_t>(request.excluded.size());
         } else {
             request.status = filter->status;
             if (request.status == kStatusOk) apply(*filter, index.filters, request);

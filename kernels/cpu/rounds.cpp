@@ -85,7 +85,7 @@ void search_alone(const InstructionSet& isa, const SearchIndex& index, const uin
         parallel_for(parts, 1, [&](int64_t begin, int64_t end) {
             for (int64_t part = begin; part < end; ++part) {
                 Scan& scan = scans[static_cast<size_t>(part)];
-                scan.best.reset(request.candidates, index.ids, request.scan.best.floor());
+                scan.best.reset(request.candidates, index.filters.item_ids.ids, request.scan.best.floor());
                 scan_clusters(isa, index, request, first + count * part / parts, first + count * (part + 1) / parts,
                               scan);
                 finish_scan(isa, index, request, scan);

@@ -15,7 +15,7 @@ constexpr int64_t kPendingRows = 256;
 
 // Whether so many rows pass that most blocks hold several.
 bool is_dense(const SearchIndex& index, const Request& request) {
-    return request.total * 8 >= index.item_count;
+    return request.total * 8 >= index.filters.item_ids.items;
 }
 
 // `next` from its block `offset` on.

@@ -43,16 +43,16 @@ void finish(const InstructionSet& isa, const SearchIndex& index, const float* qu
     for_each_row(
         index.vectors, best.count(), [hits](int64_t i) { return row_of(hits[i]); },
         [&](int64_t i, int64_t row) {
-            __builtin_prefetch(index.ids + row);  // for the answer
+            __builtin_prefetch(index.filters.item_ids.ids + row);  // for the answer
             const float score = isa.dot_row(index.vectors.vectors + row * dims, request.padded.data(), dims) *
                                 index.vectors.scales[row];
             order[static_cast<size_t>(i)] = packed_hit(score, static_cast<int32_t>(row));
         });
-    sort_hits(order, request.spare, [&](uint64_t a, uint64_t b) { return better(a, b, index.ids); });
+    sort_hits(order, request.spare, [&](uint64_t a, uint64_t b) { return better(a, b, index.filters.item_ids.ids); });
     const int64_t count = best.count();
     for (int64_t i = 0; i < count; ++i) {
         rows[i] = row_of(order[static_cast<size_t>(i)]);
-        ids[i] = index.ids[rows[i]];
+        ids[i] = index.filters.item_ids.ids[rows[i]];
         scores[i] = score_of(key_of(order[static_cast<size_t>(i)]));
     }
     std::fill(rows + count, rows + width, -1);
@@ -63,7 +63,7 @@ void finish(const InstructionSet& isa, const SearchIndex& index, const float* qu
 // Starts to probe. Returns whether there is anything to search.
 bool start(const SearchIndex& index, const SearchLimits& limits, Request& request) {
     const bool ok = request.status == kStatusOk;
-    request.scan.best.reset(ok ? request.candidates : 0, index.ids);
+    request.scan.best.reset(ok ? request.candidates : 0, index.filters.item_ids.ids);
     if (ok) start_probing(index, limits, request);
     return ok;
 }

@@ -1,5 +1,6 @@
-// The search of a request by one block alone: clusters are chosen and scanned in rounds, as on the CPU. It needs no more
-// memory however many rows have equal scores, so that it also searches what the wide search (wide.h) could not hold.
+// The search of a request by one block alone: clusters are chosen and scanned in rounds, as on the CPU. It needs no
+// more memory however many rows have equal scores, so that it also searches what the wide search (wide.h) could not
+// hold.
 #pragma once
 
 #include "request_search.h"
@@ -47,8 +48,8 @@ class SearchAlone : public RequestSearch {
             int64_t block = 0;
             if (exists) {
                 const int64_t taken = lower_bound(taken_blocks_, first, taken_ + 1, start + of_lane + 1) - 1;
-                block = blocks_of(index_.filters, taken_clusters_[taken]).first + start + of_lane -
-                        taken_blocks_[taken];
+                block =
+                    blocks_of(index_.filters, taken_clusters_[taken]).first + start + of_lane - taken_blocks_[taken];
             }
             const uint32_t rows = exists ? rows_present(run_, b_, state_, block) : 0;
             for (unsigned some = __ballot_sync(kAllLanes, rows != 0); some != 0; some &= some - 1) {
@@ -75,7 +76,7 @@ class SearchAlone : public RequestSearch {
         __syncthreads();
         const int32_t count = shared_.hits;
         if (count >= state_.candidates) {
-            floor_ = keep_best(hits_, count, state_.candidates, index_.ids, shared_.select);
+            floor_ = keep_best(hits_, count, state_.candidates, index_.filters.item_ids.ids, shared_.select);
             if (thread_of_block() == 0) shared_.hits = state_.candidates;
         }
         __syncthreads();

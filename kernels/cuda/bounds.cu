@@ -13,7 +13,7 @@ constexpr int kTogether = 8;
 // How many standard deviations beyond a cluster's mean its rows are expected, where `passing` of the items pass:
 // piecewise linear in items / passing between the powers of 4.
 __device__ float reach_at(const SearchIndex& index, int64_t passing) {
-    const float times = static_cast<float>(index.item_count) / static_cast<float>(passing);
+    const float times = static_cast<float>(index.filters.item_ids.items) / static_cast<float>(passing);
     int64_t g = 0;
     float power = 1.0f;
     while (g + 1 < index.reach_count && times >= 4.0f * power) {

@@ -54,6 +54,9 @@ class Evaluator {
                 case Opcode::kUnknown:
                     shared_.sets[sets++][own] = any_of(slots_ + head, 1);
                     break;
+                case Opcode::kItems:
+                    shared_.sets[sets++][own] = items(slots_ + head + 1, instruction.count);
+                    break;
                 case Opcode::kRange:
                     shared_.sets[sets++][own] = range(instruction, slots_ + head);
                     break;
@@ -105,6 +108,17 @@ class Evaluator {
             if (row >= end_row) break;
             if (row >= first_row) atomicOr(&shared_.posted[(row - first_row) / kBlockRows], 1u << (row % kBlockRows));
         }
+    }
+
+    __device__ uint32_t items(const int32_t* rows, int64_t count) {
+        start_gathering();
+        const int64_t first_row = first_word_ * kBlockRows;
+        for (int64_t i = thread_of_block(); i < count; i += kThreads) {
+            const int64_t row = rows[i] - first_row;
+            if (rows[i] >= 0 && row >= 0 && row < kThreads * kBlockRows)
+                atomicOr(&shared_.posted[row / kBlockRows], 1u << (row % kBlockRows));
+        }
+        return gathered();
     }
 
     __device__ uint32_t gathered() {

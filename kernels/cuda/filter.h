@@ -3,12 +3,14 @@
 
 #include "block.h"
 #include "operators.h"
+#include "silvertriton/find_row.h"
 #include "silvertriton/program.h"
 
 namespace silvertriton::cuda {
 
 // What the filter kernels work on. `slots` holds, for each word of a program, what it was resolved to:
 //   a key of ANY or ALL, or the head of UNKNOWN: its term, -1 where no item has the key
+//   an id of ITEMS: its row, -1 where no item has it
 //   RANGE: of the head, prefixes that lie below the range (low half) and that hold all below it (high half); of its
 //   first operand, prefixes that hold nothing above the range and that hold all in it; of its second, the number
 struct FilterRun {
@@ -110,6 +112,9 @@ __device__ inline int32_t plan_program(const FilterRun& run, int64_t b, int32_t*
                     slots[head + 1 + i] = found ? sound_term(index, term, damaged) : -1;
                 }
             }
+        } else if (instruction.opcode == Opcode::kItems) {
+            for (int64_t i = first; i < count; i += kThreads)
+                slots[head + 1 + i] = find_row(index.item_ids, instruction.operands[i]);
         } else if (instruction.opcode == Opcode::kRange) {
             if (first < 32) resolve_range(index, instruction, slots + head, damaged);
         } else {

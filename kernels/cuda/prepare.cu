@@ -4,6 +4,7 @@
 #include "dot.h"
 #include "search.h"
 #include "search_kernels.h"
+#include "silvertriton/find_row.h"
 #include "silvertriton/quantize.h"
 
 namespace silvertriton::cuda {
@@ -65,7 +66,7 @@ __device__ int32_t prepare_excluded(const SearchRun& run, int64_t b, PrepareShar
     constexpr int32_t kNone = 2147483647;
     const int64_t count = run.requests.exclude_width, room = run.filter.excluded_width;
     if (count == 0) return 0;
-    const ItemIds items{run.index.ids, run.index.item_rows, run.index.vectors.rows, run.index.item_count};
+    const ItemIds& items = run.index.filters.item_ids;
     int32_t* rows = run.excluded + b * room;
     const auto smaller = [](int32_t x, int32_t y) { return x < y; };
     for (int64_t e = thread_of_block(); e < room; e += kThreads) {

@@ -46,9 +46,7 @@ class RequestSearch {
     // The cluster at this place in order, which has to be among those listed, and its bound.
     __device__ int64_t cluster_at(int64_t place) const { return row_of(order_[place]); }
     __device__ uint32_t bound_at(int64_t place) const { return key_of(order_[place]); }
-    __device__ int32_t passing_at(int64_t place) const {
-        return cluster_passing(run_, b_, state_, cluster_at(place));
-    }
+    __device__ int32_t passing_at(int64_t place) const { return cluster_passing(run_, b_, state_, cluster_at(place)); }
 
     // Puts at least `wanted` of the best clusters in order, if there are so many whose bound is a number.
     __device__ void order_clusters(int64_t wanted) {
@@ -63,8 +61,8 @@ class RequestSearch {
         if (listed_ < numbers) {
             const auto bound = [bounds](int64_t c) { return static_cast<uint64_t>(bounds[c]); };
             const auto all = [](int64_t) { return true; };
-            worst = static_cast<uint32_t>(select_largest(clusters_, static_cast<int32_t>(listed_), 4, bound, all,
-                                                         shared_.select, &of_worst));
+            worst = static_cast<uint32_t>(
+                select_largest(clusters_, static_cast<int32_t>(listed_), 4, bound, all, shared_.select, &of_worst));
         }
         // Of equal bounds the first clusters.
         int64_t kept = 0, equal = 0;
@@ -73,8 +71,8 @@ class RequestSearch {
             const uint32_t bound = c < clusters_ ? bounds[c] : 0;
             const bool is_worst = bound != 0 && bound == worst;
             int32_t total;
-            const int32_t before = block_prefix_sum(static_cast<int32_t>(bound > worst) | is_worst << 16,
-                                                    shared_.select.sums, &total);
+            const int32_t before =
+                block_prefix_sum(static_cast<int32_t>(bound > worst) | is_worst << 16, shared_.select.sums, &total);
             const int64_t equal_before = equal + (before >> 16);
             const int64_t to = kept + (before & 0xffff) + at_most(equal_before, of_worst) - at_most(equal, of_worst);
             if (bound > worst || (is_worst && equal_before < of_worst))
@@ -148,7 +146,7 @@ class RequestSearch {
             if (exists && thread_of_block() % 2 == 0)
                 hits_[i] = packed_hit(product * index_.vectors.scales[row], static_cast<int32_t>(row));
         }
-        const int64_t* ids = index_.ids;
+        const int64_t* ids = index_.filters.item_ids.ids;
         sort_hits(hits_, count, shared_.sorted, [ids](uint64_t x, uint64_t y) { return better(x, y, ids); });
         const SearchResults& results = run_.results;
         for (int64_t i = thread_of_block(); i < results.width; i += kThreads) {
@@ -177,10 +175,10 @@ class RequestSearch {
     int32_t* const taken_blocks_;
     uint64_t* const hits_;
     SearchShared& shared_;
-    uint32_t floor_ = kMinusInfinityKey;  // what a cluster or a row has to reach
-    int64_t ordered_ = 0;                 // clusters asked for in order
-    int64_t listed_ = 0;                  // so many are
-    int64_t considered_ = 0;              // clusters that were taken or have no row that passes
+    uint32_t floor_ = kMinusInfinityKey;            // what a cluster or a row has to reach
+    int64_t ordered_ = 0;                           // clusters asked for in order
+    int64_t listed_ = 0;                            // so many are
+    int64_t considered_ = 0;                        // clusters that were taken or have no row that passes
     int64_t taken_ = 0, covered_ = 0, blocks_ = 0;  // clusters taken, passing rows and blocks in them
 };
 

@@ -52,14 +52,10 @@ __device__ void scan_chunk(const SearchRun& run, int64_t cluster, int64_t first,
     const uint32_t floor = exists ? run.wide.progress[request].floor : 0;
     const int32_t place = exists ? run.wide.places[request * clusters + cluster] : 0;
     const int32_t of_column = __shfl_sync(kAllLanes, request, lane_of_thread() / 4);
-    const int32_t* query =
-        lane_of_thread() / 4 < count ? run.query_codes + of_column * run.query_groups : nullptr;
+    const int32_t* query = lane_of_thread() / 4 < count ? run.query_codes + of_column * run.query_groups : nullptr;
     for (int64_t block = first + warp_of_thread(); block < last; block += kWarps) {
         const uint32_t rows = exists ? rows_present(run, request, state, block) : 0;
-        const Way way = rows == 0                  ? kNothing
-                        : all_fit                  ? kAllFit
-                        : __popc(rows) <= sparse   ? kByVector
-                                                   : kByCode;
+        const Way way = rows == 0 ? kNothing : all_fit ? kAllFit : __popc(rows) <= sparse ? kByVector : kByCode;
         const unsigned by_code = __ballot_sync(kAllLanes, way == kByCode);
         const bool by_matrix = __popc(by_code) >= kMatrixFrom;
         const auto* codes = reinterpret_cast<const int32_t*>(run.index.items.codes) + block * groups * kBlockRows;

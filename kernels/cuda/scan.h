@@ -33,8 +33,8 @@ __device__ inline float score_codes(const SearchRun& run, int64_t b, int64_t blo
     return static_cast<float>(sums[0]) * run.index.items.scales[block * kBlockRows + lane_of_thread()];
 }
 
-// Appends the hits of the lanes that have one, with the place of their cluster unless `places` is null; `count` may pass
-// `room`, what is beyond is lost.
+// Appends the hits of the lanes that have one, with the place of their cluster unless `places` is null; `count` may
+// pass `room`, what is beyond is lost.
 __device__ inline void append_hits(bool has_hit, uint64_t hit, int32_t place, uint64_t* hits, int32_t* places,
                                    int64_t room, int32_t* count) {
     const unsigned having = __ballot_sync(kAllLanes, has_hit);

@@ -17,13 +17,13 @@ struct RequestState {
 
 // How far the wide search (wide.h) of a request has come.
 struct Progress {
-    int32_t hits;                   // appended, those beyond `room` too
-    uint32_t floor;                 // the key that a hit has to reach
-    int32_t failed;                 // it has to be searched alone
-    int32_t fixed;                  // the clusters taken are known
-    int32_t ordered, listed;        // of clusters in order
-    int32_t taken, covered;         // where fixed: clusters, and passing rows in them
-    int32_t next, stop;             // places before which clusters were wanted, and are taken (-1: not known)
+    int32_t hits;             // appended, those beyond `room` too
+    uint32_t floor;           // the key that a hit has to reach
+    int32_t failed;           // it has to be searched alone
+    int32_t fixed;            // the clusters taken are known
+    int32_t ordered, listed;  // of clusters in order
+    int32_t taken, covered;   // where fixed: clusters, and passing rows in them
+    int32_t next, stop;       // places before which clusters were wanted, and are taken (-1: not known)
 };
 
 // Blocks of a cluster that are scanned together: 1,024 rows.
@@ -71,7 +71,7 @@ struct SearchRun {
 
 // Rows of request b that pass and are not excluded.
 __device__ inline int64_t rows_passing(const SearchRun& run, int64_t b, const RequestState& state) {
-    return state.filtered != 0 ? run.filter.call.passing[b] : run.index.item_count - state.excluded;
+    return state.filtered != 0 ? run.filter.call.passing[b] : run.index.filters.item_ids.items - state.excluded;
 }
 
 // Whether so few rows pass that all of them are scanned.

@@ -1,5 +1,5 @@
-// The wide search: the clusters that the requests of a batch take are scanned by all multiprocessors, a cluster once for
-// all requests that take it. In three phases, each a choice of clusters by every request and a scan:
+// The wide search: the clusters that the requests of a batch take are scanned by all multiprocessors, a cluster once
+// for all requests that take it. In three phases, each a choice of clusters by every request and a scan:
 //   0. clusters that are taken for sure: all places in order before there is a worst candidate, at least four
 //   1. of three times as many places after those, the ones whose bound reaches the worst candidate so far
 //   2. all others whose bound reaches the worst candidate by then
@@ -91,7 +91,7 @@ class Choice : public RequestSearch {
             }
         }
         if (hits > state_.candidates)
-            keep_best(hits_, hits, state_.candidates, index_.ids, shared_.select);
+            keep_best(hits_, hits, state_.candidates, index_.filters.item_ids.ids, shared_.select);
         answer(at_most(hits, state_.candidates));
         return true;
     }
@@ -127,7 +127,7 @@ class Choice : public RequestSearch {
 
     // Keeps the best of hits that are wanted whatever comes; the floor is then the worst of them.
     __device__ void keep(int64_t hits) {
-        floor_ = keep_best(hits_, hits, state_.candidates, index_.ids, shared_.select);
+        floor_ = keep_best(hits_, hits, state_.candidates, index_.filters.item_ids.ids, shared_.select);
         if (thread_of_block() == 0) progress_.hits = state_.candidates;
         __syncthreads();
     }
@@ -168,8 +168,7 @@ class Choice : public RequestSearch {
         if (sum(before) < state_.candidates) return kMinusInfinityKey;
         const auto key = [all](int64_t i) { return static_cast<uint64_t>(key_of(all[i])); };
         const auto counts = [places, place](int64_t i) { return places[i] < place; };
-        return static_cast<uint32_t>(
-            select_largest(hits, state_.candidates, 4, key, counts, shared_.select, &rank));
+        return static_cast<uint32_t>(select_largest(hits, state_.candidates, 4, key, counts, shared_.select, &rank));
     }
 
     // The round of places [next_, 2 next_): it ends the search where a bound falls short of the worst candidate before.

@@ -46,12 +46,12 @@ void check_dims(const Checks& checks, const char* argument, const Dim& dims) {
 // The tensors of the filter index as they stand in the schemas.
 struct FilterTensors {
     const Tensor &feature_terms, &term_keys, &term_bitmap, &term_postings, &postings, &bitmaps, &feature_number,
-        &number_values, &number_rows, &number_known, &number_bitmaps, &valid, &cluster_blocks;
+        &number_values, &number_rows, &number_known, &number_bitmaps, &valid, &cluster_blocks, &ids, &item_rows;
 };
 
 // The small tables are checked at each call, the large ones where a program touches them.
 FilterIndex filter_index(const Checks& checks, const FilterTensors& t, Dim& NB, Dim& C1) {
-    Dim NF("NF"), T("T"), NP("NP"), NBM("NBM"), NN("NN"), Q1("Q - 1");
+    Dim N("N"), NF("NF"), T("T"), NP("NP"), NBM("NBM"), NN("NN"), Q1("Q - 1");
     checks.tensor("valid", t.valid, ScalarType::Int, {&NB});
     checks.range("valid", NB.value(), 0, kMaxInt32 / kBlockRows, kSplit);
     Dim R("R", NB.value() * kBlockRows, "32 NB");
@@ -70,6 +70,8 @@ FilterIndex filter_index(const Checks& checks, const FilterTensors& t, Dim& NB, 
     checks.tensor("number_bitmaps", t.number_bitmaps, ScalarType::Int, {&NN, &Q1, &NB});
     checks.tensor("cluster_blocks", t.cluster_blocks, ScalarType::Int, {&C1});
     checks.range("cluster_blocks", C1.value(), 1, kMaxInt32, Checks::kRebuild);
+    checks.tensor("ids", t.ids, ScalarType::Long, {&R});
+    checks.tensor("item_rows", t.item_rows, ScalarType::Int, {&N});
     if (checks.on_cuda()) {  // whose kernels check what they read: the host would have to wait for it
         checks.range("number_bitmaps", Q1.value(), 0, 65534, "quantiles are counted in 16 bits");
     } else {
@@ -82,6 +84,7 @@ FilterIndex filter_index(const Checks& checks, const FilterTensors& t, Dim& NB, 
     }
 
     FilterIndex index{};
+    index.item_ids = {in<int64_t>(t.ids), in<int32_t>(t.item_rows), R.value(), N.value()};
     index.feature_terms = in<int32_t>(t.feature_terms);
     index.term_keys = in<int64_t>(t.term_keys);
     index.term_bitmap = in<int32_t>(t.term_bitmap);
@@ -111,13 +114,14 @@ void check_program_width(const Checks& checks, const char* argument, const Dim& 
 }
 
 template <Device device>
-std::tuple<Tensor, Tensor, Tensor> filter_rows(const Tensor& program, const Tensor& feature_terms,
-                                               const Tensor& term_keys, const Tensor& term_bitmap,
-                                               const Tensor& term_postings, const Tensor& postings,
-                                               const Tensor& bitmaps, const Tensor& feature_number,
-                                               const Tensor& number_values, const Tensor& number_rows,
-                                               const Tensor& number_known, const Tensor& number_bitmaps,
-                                               const Tensor& valid, const Tensor& cluster_blocks, int64_t fingerprint) {
+std::tuple<Tensor, Tensor, Tensor> filter_rows(const Tensor& program, const Tensor& ids, const Tensor& item_rows,
+                                               const Tensor& feature_terms, const Tensor& term_keys,
+                                               const Tensor& term_bitmap, const Tensor& term_postings,
+                                               const Tensor& postings, const Tensor& bitmaps,
+                                               const Tensor& feature_number, const Tensor& number_values,
+                                               const Tensor& number_rows, const Tensor& number_known,
+                                               const Tensor& number_bitmaps, const Tensor& valid,
+                                               const Tensor& cluster_blocks, int64_t fingerprint) {
     const Checks checks("filter_rows", device);
     Dim B("B"), F("F"), NB("NB"), C1("C + 1");
     checks.tensor("program", program, ScalarType::Long, {&B, &F});
@@ -125,7 +129,7 @@ std::tuple<Tensor, Tensor, Tensor> filter_rows(const Tensor& program, const Tens
     const FilterIndex index =
         filter_index(checks,
                      {feature_terms, term_keys, term_bitmap, term_postings, postings, bitmaps, feature_number,
-                      number_values, number_rows, number_known, number_bitmaps, valid, cluster_blocks},
+                      number_values, number_rows, number_known, number_bitmaps, valid, cluster_blocks, ids, item_rows},
                      NB, C1);
 
     Tensor words = empty(checks, {B.value(), NB.value()}, ScalarType::Int);
@@ -169,7 +173,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> search(
     const Tensor& number_bitmaps, const Tensor& valid, const Tensor& cluster_blocks, int64_t fingerprint,
     int64_t probes, int64_t candidates, int64_t max_candidates, int64_t exact_rows) {
     const Checks checks("search", device);
-    Dim B("B"), D("D"), D0("D or 0"), P("P"), F("F"), E("E"), N("N"), G("G"), NB("NB"), C1("C + 1"), W0("R or 0"),
+    Dim B("B"), D("D"), D0("D or 0"), P("P"), F("F"), E("E"), G("G"), NB("NB"), C1("C + 1"), W0("R or 0"),
         two("2", 2, "the contract"), block("32", kBlockRows, "the layout"), four("4", 4, "the layout");
     checks.tensor("query", query, ScalarType::Float, {&B, &D});
     check_dims(checks, "query", D);
@@ -189,7 +193,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> search(
     FilterIndex filters =
         filter_index(checks,
                      {feature_terms, term_keys, term_bitmap, term_postings, postings, bitmaps, feature_number,
-                      number_values, number_rows, number_known, number_bitmaps, valid, cluster_blocks},
+                      number_values, number_rows, number_known, number_bitmaps, valid, cluster_blocks, ids, item_rows},
                      NB, C1);
     Dim R("R", filters.rows(), "32 NB"),
         CB("ceil(C / 32)", (filters.clusters + kBlockRows - 1) / kBlockRows, "cluster_blocks");
@@ -202,8 +206,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> search(
         checks.fail("row_codes", std::to_string(W0.value()) + " rows",
                     "32 NB = " + std::to_string(R.value()) + ", or 0 for none", Checks::kRebuild);
     checks.tensor("vectors", vectors, ScalarType::Half, {&R, &D});
-    checks.tensor("ids", ids, ScalarType::Long, {&R});
-    checks.tensor("item_rows", item_rows, ScalarType::Int, {&N});
     checks.tensor("centroid_codes", centroid_codes, ScalarType::Char, {&CB, &P4, &block, &four});
     checks.tensor("centroid_scales", centroid_scales, ScalarType::Float, {&CB, &block});
     checks.tensor("centroid_spreads", centroid_spreads, ScalarType::Float, {&CB, &block});
@@ -220,9 +222,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> search(
         {by_row ? in<int32_t>(row_codes) : nullptr},
         {in<uint16_t>(vectors), in<float>(scales), R.value(), D.value()},
         projects ? in<float>(projection) : nullptr,
-        in<int64_t>(ids),
-        in<int32_t>(item_rows),
-        N.value(),
         in<float>(centroid_spreads),
         in<float>(reach),
         G.value(),

@@ -4,7 +4,7 @@
 
 STABLE_TORCH_LIBRARY(silvertriton, library) {
     library.def(
-        "filter_rows(Tensor program, "
+        "filter_rows(Tensor program, Tensor ids, Tensor item_rows, "
         "Tensor feature_terms, Tensor term_keys, Tensor term_bitmap, Tensor term_postings, Tensor postings, "
         "Tensor bitmaps, Tensor feature_number, Tensor number_values, Tensor number_rows, Tensor number_known, "
         "Tensor number_bitmaps, Tensor valid, Tensor cluster_blocks, int fingerprint) "

@@ -42,6 +42,10 @@ class BlockingClient:
     def schema(self) -> Any:
         return self._loop.run_until_complete(self._client.schema())
 
+    @property
+    def contract(self) -> Any:
+        return self._loop.run_until_complete(self._client.contract())
+
     def __enter__(self) -> BlockingClient:
         return self
 

@@ -1,4 +1,4 @@
-"""Every block of code of docs/client.md, and the client's of README.md, runs; addresses lead to fake servers."""
+"""Every block of code of docs/client.md and docs/filters.md, and of README.md, runs; addresses lead to fake servers."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from tests.client.certificates import LOOPBACK, Authority
 
 ROOT = Path(__file__).parents[2]
 GUIDE = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "client.md").read_text(), flags=re.DOTALL)
+FILTERS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "filters.md").read_text(), flags=re.DOTALL)
 README = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
 SCHEMA = Schema(
     name="movies",
@@ -99,6 +100,12 @@ def test_the_guide(addresses: dict[str, str], server: FakeServer, capsys: pytest
     assert [result.count for result in names["results"]] == [69] * 3
 
 
+def test_the_filters(addresses: dict[str, str]) -> None:
+    names: dict[str, Any] = {}
+    for block in FILTERS:
+        run(block, addresses, names)
+
+
 def test_the_readme(addresses: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     for block in README:
         run(block, addresses, {})
@@ -111,4 +118,5 @@ def test_the_readme(addresses: dict[str, str], capsys: pytest.CaptureFixture[str
 
 def test_there_are_blocks() -> None:
     assert len(GUIDE) >= 9
+    assert len(FILTERS) >= 1
     assert len(README) == 1

@@ -9,10 +9,11 @@ import client
 
 PUBLIC = """
     TLS AccessDenied AllOf And Answer AnyOf AsyncRetrievalClient AsyncTransport ClientClosed Codec Condition
-    ConnectionFailed DeadlineExceeded F Feature Hit InvalidValue LimitExceeded ModelConfig ModelNotFound
-    ModelUnavailable Not Or QueueFull Range Ranking Request RequestError Retrieval RetrievalClient Retry
+    ConnectionFailed Contract DeadlineExceeded F Feature FilterCost Hit InvalidValue ItemIn LimitExceeded ModelConfig
+    ModelNotFound ModelUnavailable Not Or QueueFull Range Ranking Request RequestError Retrieval RetrievalClient Retry
     RowStatusError Schema SchemaError SchemaMismatch ServerError SilverTritonError Stats Status Transport Unknown
-    UnknownName WrongServer compile_filter everything matches
+    UnknownName Unsupported WrongServer compile_filter everything filter_cost item_in matches
+    parse_filter
 """
 
 

@@ -84,7 +84,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     np.save(folder / "queries.npy", queries)
     (folder / "retrieval.yaml").write_text(CONFIG)
     for item in items:
-        item["title_id"] = item["sku"]
+        item["title_id"] = item["item_id"] = item["sku"]
     return Shop(folder, ids, vectors, items, queries)
 
 

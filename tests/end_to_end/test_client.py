@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request as UrlRequest
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -59,7 +61,7 @@ def requests(shop: Shop, count: int) -> list[Request]:
 def test_shared_memory_gives_the_same_answers(server: StockServer, client: RetrievalClient, shop: Shop) -> None:
     asked = requests(shop, 64)
     expected = client.retrieve_many(asked)
-    with RetrievalClient(server.url, timeout=20, shared_memory=True) as shared:
+    with RetrievalClient(server.url, timeout=20, shared_memory=True, headers=server.admin_headers) as shared:
         for _ in range(3):  # sizes are learnt, then outputs travel through the slot too
             for one, other in zip(shared.retrieve_many(asked), expected, strict=True):
                 assert_same(one, other)
@@ -76,7 +78,9 @@ def test_shared_memory_with_asyncio(server: StockServer, client: RetrievalClient
     expected = client.retrieve_many(asked)
 
     async def calls() -> list[Retrieval]:
-        async with AsyncRetrievalClient(server.url, timeout=20, shared_memory=True) as shared:
+        async with AsyncRetrievalClient(
+            server.url, timeout=20, shared_memory=True, headers=server.admin_headers
+        ) as shared:
             ask = [
                 shared.retrieve(query=one.query, filter=one.filter, exclude=one.exclude)
                 for _ in range(4)
@@ -91,7 +95,7 @@ def test_shared_memory_with_asyncio(server: StockServer, client: RetrievalClient
 
 def test_a_request_given_up_does_not_spoil_the_next_ones(server: StockServer, shop: Shop) -> None:
     """Its slot is left to the server, which may still write there."""
-    with RetrievalClient(server.url, timeout=20, shared_memory=True) as shared:
+    with RetrievalClient(server.url, timeout=20, shared_memory=True, headers=server.admin_headers) as shared:
         expected = [shared.retrieve(query=query) for query in shop.queries[:20]]
         for number, query in enumerate(shop.queries[:20]):
             with contextlib.suppress(DeadlineExceeded):  # most of them
@@ -113,23 +117,23 @@ def test_a_restarted_server_is_found_again(
 ) -> None:
     port = restartable.grpc_port
     retry = Retry(attempts=1000, most=0.2)
-    with RetrievalClient(restartable.url, timeout=60, retry=retry, shared_memory=shared_memory) as client:
+    settings: dict[str, Any] = {"retry": retry, "shared_memory": shared_memory, "headers": restartable.admin_headers}
+    with RetrievalClient(restartable.url, timeout=60, **settings) as client:
         expected = client.retrieve(query=shop.queries[0])
         client.retrieve(query=shop.queries[0])
         restartable.stop()
-        with StockServer(repository, grpc_port=port):
+        with StockServer(repository, grpc_port=port, admin_key=restartable.admin_key):
             assert_same(client.retrieve(query=shop.queries[0]), expected)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shared_memory", [False, True])
-def test_a_server_killed_under_load(
-    restartable: StockServer, repository: Path, shop: Shop, shared_memory: bool
-) -> None:
+def test_a_server_killed_under_load(restartable: StockServer, shop: Shop, shared_memory: bool) -> None:
     """No call fails and no answer is wrong."""
-    port, wrong, answered = restartable.grpc_port, list[object](), [0] * 4
+    wrong, answered = list[object](), [0] * 4
     retry = Retry(attempts=1000, most=0.2)
-    with RetrievalClient(restartable.url, timeout=90, retry=retry, shared_memory=shared_memory) as client:
+    settings: dict[str, Any] = {"retry": retry, "shared_memory": shared_memory, "headers": restartable.admin_headers}
+    with RetrievalClient(restartable.url, timeout=90, **settings) as client:
         expected = [client.retrieve(query=query).item_ids.tolist() for query in shop.queries[:20]]
         ended = threading.Event()
 
@@ -152,14 +156,13 @@ def test_a_server_killed_under_load(
                 time.sleep(0.01)
             assert restartable._process is not None
             restartable._process.kill()
-            restartable.stop()
+            restartable.restart()
             before = list(answered)
-            with StockServer(repository, grpc_port=port):
-                while any(now < then + 20 for now, then in zip(answered, before, strict=True)) and not wrong:
-                    time.sleep(0.01)
-                ended.set()
-                for thread in threads:
-                    thread.join()
+            while any(now < then + 20 for now, then in zip(answered, before, strict=True)) and not wrong:
+                time.sleep(0.01)
+            ended.set()
+            for thread in threads:
+                thread.join()
         finally:
             ended.set()
     assert wrong == []
@@ -202,31 +205,69 @@ def test_shared_memory_that_the_server_cannot_open(
 
     monkeypatch.setattr(module.Slot, "register_request", elsewhere)
     with (
-        RetrievalClient(server.url, timeout=20, shared_memory=True) as shared,
+        RetrievalClient(server.url, timeout=20, shared_memory=True, headers=server.admin_headers) as shared,
         pytest.raises(ServerError, match="shared_memory= needs a server on this host"),
     ):
         shared.retrieve(query=shop.queries[0])
     assert own_slots() == []
 
 
-@pytest.mark.slow
-def test_keys_of_restricted_protocols(repository: Path, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    start = subprocess.Popen
-    restricted = "--grpc-restricted-protocol=inference,model-config,shared-memory:admin-key=secret"
-    monkeypatch.setattr(subprocess, "Popen", lambda command, **options: start([*command, restricted], **options))
-    server = StockServer(repository)
-    server.start()
-    monkeypatch.undo()
-    header = "triton-grpc-protocol-admin-key"
-    try:
-        for shared_memory in (False, True):
-            with RetrievalClient(server.url, timeout=20, shared_memory=shared_memory) as client:
-                for headers in ({}, {header: "wrong"}):
-                    with pytest.raises(AccessDenied, match="give its key with headers="):
-                        client.retrieve(query=shop.queries[0], headers=headers)
-                assert client.retrieve(query=shop.queries[0], k=3, headers={header: "secret"}).count == 3
-        with triton.InferenceServerClient(server.url) as raw:  # closing a client tells the server to forget its slots
-            status = raw.get_system_shared_memory_status(headers={header: "secret"})
-        assert not status.regions
-    finally:
-        server.stop()
+def test_shared_memory_wants_the_key_of_the_server(server: StockServer, shop: Shop) -> None:
+    for headers in ({}, {"triton-grpc-protocol-admin-key": "wrong"}):
+        with (
+            RetrievalClient(server.url, timeout=20, shared_memory=True, headers=headers) as shared,
+            pytest.raises(AccessDenied, match="give its key with headers="),
+        ):
+            shared.retrieve(query=shop.queries[0])
+    with RetrievalClient(server.url, timeout=20, shared_memory=True, headers=server.admin_headers) as shared:
+        assert shared.retrieve(query=shop.queries[0], k=3).count == 3
+    with triton.InferenceServerClient(server.url) as raw:  # closing a client tells the server to forget its slots
+        status = raw.get_system_shared_memory_status(headers=server.admin_headers)
+    assert not status.regions
+
+
+ADMINISTRATION: dict[str, Callable[..., Any]] = {
+    "index": lambda raw, **key: raw.get_model_repository_index(**key),
+    "load": lambda raw, **key: raw.load_model("retrieval", config="{}", **key),
+    "unload": lambda raw, **key: raw.unload_model("retrieval", **key),
+    "memory": lambda raw, **key: raw.get_system_shared_memory_status(**key),
+    "cuda memory": lambda raw, **key: raw.get_cuda_shared_memory_status(**key),
+    "register": lambda raw, **key: raw.register_system_shared_memory("one", "/one", 8, **key),
+    "trace": lambda raw, **key: raw.update_trace_settings(settings={"trace_level": ["TIMESTAMPS"]}, **key),
+    "log": lambda raw, **key: raw.update_log_settings({"log_verbose_level": 1}, **key),
+}
+
+
+@pytest.mark.parametrize("call", ADMINISTRATION.values(), ids=ADMINISTRATION)
+def test_administration_over_grpc_wants_the_key(server: StockServer, call: Callable[..., Any]) -> None:
+    with triton.InferenceServerClient(server.url) as raw:
+        for headers in ({}, {"triton-grpc-protocol-admin-key": "wrong"}):
+            with pytest.raises(triton.InferenceServerException, match="protocol is restricted"):
+                call(raw, headers=headers)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "repository/index", "repository/models/retrieval/load", "repository/models/retrieval/unload", "logging",
+        "systemsharedmemory/region/one/register", "cudasharedmemory/status", "trace/setting",
+        "models/retrieval/trace/setting",
+    ],
+)  # fmt: skip
+def test_administration_over_http_wants_the_key(server: StockServer, path: str) -> None:
+    body = None if path.endswith("status") else b"{}"
+    for headers in ({}, {"admin-key": "wrong"}):
+        with pytest.raises(HTTPError) as caught:
+            urlopen(UrlRequest(f"http://127.0.0.1:{server.http_port}/v2/{path}", body, headers), timeout=10)
+        assert caught.value.code == 403
+        assert b"restricted" in caught.value.read()
+
+
+def test_the_key_opens_what_changes_nothing(server: StockServer) -> None:
+    with triton.InferenceServerClient(server.url) as raw:
+        index = raw.get_model_repository_index(headers=server.admin_headers)
+        assert {model.name for model in index.models} == {"retrieval", "retrieval_rank"}
+        assert raw.get_trace_settings(headers=server.admin_headers).settings["trace_level"].value == ["OFF"]
+        assert raw.is_server_ready()  # open to all
+        assert raw.get_inference_statistics("retrieval").model_stats
+        assert raw.get_server_metadata().version == "2.51.0"

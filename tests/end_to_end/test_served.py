@@ -26,10 +26,11 @@ from client import (
     Schema,
     Status,
     compile_filter,
+    item_in,
     matches,
 )
 from client._grpc import GrpcTransport
-from tests.end_to_end.conftest import COLOURS, DIMS, GENRES, Shop
+from tests.end_to_end.conftest import COLOURS, DIMS, GENRES, ITEMS, Shop
 
 pytestmark = pytest.mark.server
 
@@ -65,6 +66,9 @@ FILTERS = [
     F.year.between(1960, 1960),
     ~F.genres.any_of(*GENRES) | F.colour.is_unknown(),
     F.title_id.is_in([1, 2, 3]),
+    item_in(range(0, 10 * ITEMS, 7)) & (F.year >= 1990),
+    ~item_in(range(10 * ITEMS // 2)),
+    item_in([10 * ITEMS, 2**62]),
 ]
 
 
@@ -99,6 +103,7 @@ def random_filter(rng: random.Random, depth: int) -> Condition:
             F.year.between(rng.randrange(1940, 2030), rng.randrange(1940, 2030)),
             F.released < datetime.fromtimestamp(rng.randrange(2**30), timezone.utc),
             F.colour.is_unknown(),
+            item_in(rng.sample(range(10 * ITEMS), rng.choice([5, 500, 2000]))),
         ]
     )
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from builder import ops
-from tests.kernels.catalogue import FINGERPRINT, Items, random_columns, random_program, words_of
+from tests.kernels.catalogue import Items, random_columns, random_program, words_of
 from tests.kernels.reference import Limits, Request
 
 Arguments = dict[str, Any]
@@ -47,7 +47,7 @@ def all_arguments(count: int, batch: int) -> dict[str, Arguments]:
     ops.load()
     rows, ids, scores, _, status = ops.search(**searching)
     return {
-        "filter_rows": {"program": searching["filter"], **items.filters, "fingerprint": FINGERPRINT},
+        "filter_rows": {"program": searching["filter"], **items.filtering},
         "search": searching,
         "rescore": {"query": searching["query"], "vectors": items.index["vectors"], "scales": items.index["scales"]}
         | {"rows": rows},

@@ -18,6 +18,7 @@ from tests.kernels.reference import (
     AND,
     ANY,
     BLOCK,
+    ITEMS,
     NOT,
     OR,
     RANGE,
@@ -264,6 +265,7 @@ class Items:
             "cluster_blocks": torch.from_numpy(self.layout.cluster_blocks),
         }
         self.index, self.filters = index, filters
+        self.filtering = {"ids": index["ids"], "item_rows": index["item_rows"], **filters, "fingerprint": FINGERPRINT}
         self._answers: dict[tuple[int, Limits], tuple[Request, Found]] = {}
         self.reference = reference.Catalogue(
             {name: tensor.numpy() for name, tensor in {**index, **filters}.items()},
@@ -343,10 +345,19 @@ def random_columns(random: Random, items: int) -> list[Column]:
     return columns
 
 
-def random_program(random: Random, columns: list[Column], leaves: int) -> list[int]:
-    """Code words of a well-formed random expression of about that many leaves, deeper operand first."""
+SOME = (0, 1, 1, 2, 3, 20, 300)
+
+
+def random_program(random: Random, columns: list[Column], leaves: int, ids: Sequence[int] = ()) -> list[int]:
+    """Code words of a well-formed random expression of about that many leaves, deeper operand first.
+
+    `ids`: those of the items, for leaves that name some and others that no item has.
+    """
 
     def leaf() -> list[int]:
+        if ids and random.random() < 0.2:
+            named = [random.choice([*ids, -1, -(2**63), random.getrandbits(62)]) for _ in range(random.choice(SOME))]
+            return [head(ITEMS, 0, len(named)), *named]
         feature = random.randrange(len(columns))
         column = columns[feature]
         if random.random() < 0.1:
@@ -403,7 +414,7 @@ def random_request(random: Random, generator: np.random.Generator, items: Items,
     query = items.queries(generator, 1)[0]
     program, exclude, probes, candidates = [random.getrandbits(32), 0], [], 0, 0
     if random.random() < 0.7 and items.columns:
-        program = words_of(random_program(random, items.columns, random.choice([1, 1, 2, 4])))
+        program = words_of(random_program(random, items.columns, random.choice([1, 1, 2, 4]), items.ids.tolist()))
     if random.random() < 0.5:
         exclude = [random.choice([*items.ids[:: random.randint(1, 20)].tolist(), -1, 5]) for _ in range(40)]
         exclude += exclude[: random.randint(0, 5)]

@@ -17,7 +17,7 @@ BLOCK = 32
 LANES = 16
 FIRST_ROUND = 4  # clusters considered before there is a worst candidate
 OK, BAD_QUERY, MALFORMED, WRONG_FINGERPRINT, BAD_EXCLUDE, BAD_WEIGHTS, BAD_LIMITS = 0, 3, 4, 5, 6, 7, 8
-AND, OR, NOT, ANY, ALL, RANGE, UNKNOWN = range(1, 8)
+AND, OR, NOT, ANY, ALL, RANGE, UNKNOWN, ITEMS = range(1, 9)
 
 # A column of filter values: for keys one frozenset an item (empty: no value), for numbers float64 [N] (NaN: no value).
 Column = list[frozenset[int]] | NDArray[np.float64]
@@ -39,21 +39,21 @@ def bits(value: float) -> int:
 
 
 def run_program(
-    words: Sequence[int], fingerprint: int, columns: Sequence[Column], items: int
+    words: Sequence[int], fingerprint: int, columns: Sequence[Column], ids: np.ndarray
 ) -> tuple[int, np.ndarray]:
-    """Status, and which of the items pass ([N] bool)."""
-    nothing = np.zeros(items, dtype=np.bool_)
+    """Status, and which of the items pass ([N] bool). `ids` [N] int64: theirs, in the order of the columns."""
+    nothing = np.zeros(len(ids), dtype=np.bool_)
     if words[1] == 0:
         return OK, ~nothing
     if words[0] != fingerprint:
         return WRONG_FINGERPRINT, nothing
     try:
-        return OK, _run(words, columns, items)
+        return OK, _run(words, columns, ids)
     except Malformed:
         return MALFORMED, nothing
 
 
-def _run(words: Sequence[int], columns: Sequence[Column], items: int) -> np.ndarray:
+def _run(words: Sequence[int], columns: Sequence[Column], ids: np.ndarray) -> np.ndarray:
     length = words[1]
     if length < 0 or length > len(words) - 2 or length + 2 > 65536:
         raise Malformed
@@ -76,10 +76,14 @@ def _run(words: Sequence[int], columns: Sequence[Column], items: int) -> np.ndar
             else:
                 left = stack.pop()
                 stack.append(left & right if opcode == AND else left | right)
+        elif opcode == ITEMS:
+            if feature:
+                raise Malformed
+            stack.append(np.isin(ids, np.array(operands, dtype=np.int64)))
         else:
             if feature >= len(columns):
                 raise Malformed
-            stack.append(_leaf(opcode, columns[feature], operands, items))
+            stack.append(_leaf(opcode, columns[feature], operands))
         if len(stack) > 16:
             raise Malformed
     if len(stack) != 1:
@@ -87,7 +91,7 @@ def _run(words: Sequence[int], columns: Sequence[Column], items: int) -> np.ndar
     return stack[0]
 
 
-def _leaf(opcode: int, column: Column, operands: Sequence[int], items: int) -> np.ndarray:
+def _leaf(opcode: int, column: Column, operands: Sequence[int]) -> np.ndarray:
     is_number = isinstance(column, np.ndarray)
     if opcode == ANY and not is_number:
         return np.array([any(key in values for key in operands) for values in column], dtype=np.bool_)
@@ -274,7 +278,7 @@ def search(request: Request, catalogue: Catalogue, limits: Limits) -> Found:
     probes, candidates = request.limits
 
     filter_status, items_pass = run_program(
-        request.program, catalogue.fingerprint, catalogue.columns, len(catalogue.row_of_item)
+        request.program, catalogue.fingerprint, catalogue.columns, index["ids"][catalogue.row_of_item]
     )
     statuses = [request.status, filter_status]
     if not np.isfinite(request.query).all():

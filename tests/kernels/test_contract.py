@@ -99,6 +99,7 @@ def test_dtype_rank_layout_and_device_are_checked(operator: str, argument: str) 
 FREE = {
     ("filter_rows", "program", 0),
     ("filter_rows", "program", 1),
+    ("filter_rows", "item_rows", 0),
     ("filter_rows", "postings", 0),
     ("filter_rows", "bitmaps", 0),
     ("filter_rows", "number_bitmaps", 1),

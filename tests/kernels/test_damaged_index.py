@@ -13,8 +13,8 @@ import torch
 
 from builder import ops
 from tests.kernels.arguments import LIMITS, Arguments, arguments, catalogue, message_of, run
-from tests.kernels.catalogue import FINGERPRINT, Items, marks, program_rows, unpack, words_of
-from tests.kernels.reference import ALL, ANY, OR, RANGE, UNKNOWN, Limits, Request, bits, head
+from tests.kernels.catalogue import Items, marks, program_rows, unpack, words_of
+from tests.kernels.reference import ALL, ANY, ITEMS, OR, RANGE, UNKNOWN, Limits, Request, bits, head
 
 
 def damaged(operator: str, name: str, position: int | tuple[int, ...] | slice, value: int) -> Arguments:
@@ -57,7 +57,7 @@ def test_damage_is_found_where_a_program_touches_it(operator: str, name: str, va
         query = np.ones(4, np.float32)
         given = items.arguments([Request(query), Request(query, program)], Limits(1, 5, 5))
         if operator == "filter_rows":
-            given = {"program": given["filter"], **items.filters, "fingerprint": FINGERPRINT}
+            given = {"program": given["filter"], **items.filtering}
         before = run(operator, given)
         given[name] = torch.full_like(given[name], value)
         if (name, value) == ("term_bitmap", -1):  # what they already are
@@ -81,12 +81,12 @@ def test_damaged_postings_of_one_rare_term(rows: list[int]) -> None:
     """Such a filter is its posting list. Of 32-row blocks 0, 1 and 2, rows from 70 on hold no item."""
     items = Items(np.ones((70, 2)), marks(np.isin(np.arange(70), [2, 3, 4])), clusters=1)
     program = program_rows([[head(ANY, 0, 1), 1]])
-    words, passing, _ = ops.filter_rows(program, **items.filters, fingerprint=FINGERPRINT)
+    words, passing, _ = ops.filter_rows(program, **items.filtering)
     assert (np.flatnonzero(unpack(words[0].numpy())).tolist(), passing.tolist()) == ([2, 3, 4], [3])
     postings = torch.tensor(rows, dtype=torch.int32)
     position = items.filters["postings"].tolist().index(2)
     damaged = torch.cat([items.filters["postings"][:position], postings, items.filters["postings"][position + 3 :]])
-    words, passing, _ = ops.filter_rows(program, **{**items.filters, "postings": damaged}, fingerprint=FINGERPRINT)
+    words, passing, _ = ops.filter_rows(program, **{**items.filtering, "postings": damaged})
     kept = np.flatnonzero(unpack(words[0].numpy())).tolist()
     assert set(kept) <= {row for row in rows if 0 <= row < 70}
     assert passing.tolist() == [len(kept)]
@@ -114,6 +114,17 @@ def test_item_rows_that_are_no_row_are_dropped(row: int) -> None:
 @pytest.mark.parametrize("seed", range(6))
 def test_item_rows_of_any_kind_do_no_harm(seed: int) -> None:
     generator = np.random.default_rng(seed)
+    items = catalogue(300)
+    named = [*generator.choice(items.ids, 20).tolist(), -1, 5]
+    others = [head(ALL, len(items.columns) - 1), head(OR)]  # over masks, the items alone as a list
+    programs = program_rows([[head(ITEMS, 0, len(named)), *named, *more] for more in ([], others)])
+    for low, high, count in ((-5, 400, 300), (0, 384, 1), (0, 384, 4000), (-(2**31), 2**31 - 1, 300)):
+        item_rows = torch.from_numpy(generator.integers(low, high, count).astype(np.int32))
+        words, passing, status = ops.filter_rows(programs, **{**items.filtering, "item_rows": item_rows})
+        assert status.tolist() == [0, 0], f"seed {seed}"
+        assert not (words & ~items.filters["valid"]).any(), f"seed {seed}"
+        assert passing.tolist() == [np.unpackbits(row.numpy().view(np.uint8)).sum() for row in words], f"seed {seed}"
+        assert set(items.index["ids"][torch.from_numpy(unpack(words[0].numpy()))].tolist()) <= {*named}, f"seed {seed}"
     given = arguments("search", batch=8)
     for low, high, count in ((-5, 400, 300), (0, 100, 300), (0, 100, 1), (0, 100, 4000)):
         given["item_rows"] = torch.from_numpy(generator.integers(low, high, count).astype(np.int32))
@@ -129,13 +140,13 @@ def test_rows_of_numbers_that_are_no_rows_are_found_within_a_range(first: int) -
     """Between the ends of the range, where no search for them comes by."""
     items = Items(np.ones((4000, 2)), [np.arange(4000.0)])
     program = program_rows([[head(RANGE, 0, 2), bits(float(first)), bits(first + 2.0)]])
-    words, _, _ = ops.filter_rows(program, **items.filters, fingerprint=FINGERPRINT)
+    words, _, _ = ops.filter_rows(program, **items.filtering)
     assert np.unpackbits(words.numpy().view(np.uint8)).sum() == 3
     for row in (items.layout.rows, -1, 2**31 - 1, -(2**31)):
         number_rows = items.filters["number_rows"].clone()
         number_rows[0, first + 1] = row
         with pytest.raises(RuntimeError, match=f"number_rows: got {row}, .*build the artifact again"):
-            ops.filter_rows(program, **{**items.filters, "number_rows": number_rows}, fingerprint=FINGERPRINT)
+            ops.filter_rows(program, **{**items.filtering, "number_rows": number_rows})
 
 
 ENDLESS = """

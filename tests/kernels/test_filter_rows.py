@@ -21,10 +21,11 @@ from tests.kernels.catalogue import (
     pack,
     program_rows,
     random_columns,
+    random_ids,
     random_program,
     unpack,
 )
-from tests.kernels.reference import ALL, AND, ANY, NOT, OR, RANGE, UNKNOWN, Column, bits, head
+from tests.kernels.reference import ALL, AND, ANY, ITEMS, NOT, OR, RANGE, UNKNOWN, Column, bits, head
 
 pytestmark = pytest.mark.usefixtures("instruction_set")
 
@@ -37,10 +38,14 @@ class Catalogue:
     ) -> None:
         generator = np.random.default_rng(seed)
         self.columns, self.items = columns, items
+        self.ids = random_ids(generator, items)
         self.layout: Layout = lay_out(generator.integers(clusters, size=items), clusters)
         self.index = filter_index(columns, self.layout, buckets, frequent)
         members = np.zeros(self.layout.rows, dtype=np.bool_)
         members[self.layout.row_of_item] = True
+        row_ids = np.full(self.layout.rows, -1)
+        row_ids[self.layout.row_of_item] = self.ids
+        self.row_ids, self.item_rows = torch.from_numpy(row_ids), torch.from_numpy(self.layout.row_of_item).int()
         self.valid = torch.from_numpy(pack(members))
         self.cluster_blocks = torch.from_numpy(self.layout.cluster_blocks)
         self._answers: dict[tuple[int, ...], tuple[int, np.ndarray]] = {}
@@ -49,11 +54,19 @@ class Catalogue:
         """The reference's; kept, since the same programs come again on every instruction set."""
         key = tuple(program)
         if key not in self._answers:
-            self._answers[key] = reference.run_program(program, FINGERPRINT, self.columns, self.items)
+            self._answers[key] = reference.run_program(program, FINGERPRINT, self.columns, self.ids)
         return self._answers[key]
 
     def run(self, program: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return ops.filter_rows(program, *self.index.values(), self.valid, self.cluster_blocks, FINGERPRINT)
+        return ops.filter_rows(
+            program,
+            self.row_ids,
+            self.item_rows,
+            *self.index.values(),
+            self.valid,
+            self.cluster_blocks,
+            FINGERPRINT,
+        )
 
     def check(self, program: Tensor, note: str | Sequence[str] = "") -> list[np.ndarray]:
         """Compare all three outputs with the reference; returns the passing items of each program."""
@@ -84,7 +97,8 @@ def test_random_nested_programs(seed: int) -> None:
         buckets=random.choice([1, 2, 8, 32]),
         frequent=random.choice([0, 3, items]),
     )
-    codes = [random_program(random, columns, random.choice([1, 2, 3, 5, 9, 20])) for _ in range(20)]
+    leaves, ids = [1, 2, 3, 5, 9, 20], catalogue.ids.tolist()
+    codes = [random_program(random, columns, random.choice(leaves), ids) for _ in range(20)]
     catalogue.check(program_rows(codes), f"seed {seed}")
 
 
@@ -101,7 +115,9 @@ def large_catalogue() -> Catalogue:
 
 def test_programs_over_many_chunks() -> None:
     catalogue, random = large_catalogue(), Random(8)
-    codes = [random_program(random, catalogue.columns, leaves) for leaves in (1, 1, 2, 3, 3, 4, 6, 8, 12)]
+    ids = catalogue.ids.tolist()
+    codes = [random_program(random, catalogue.columns, leaves, ids) for leaves in (1, 1, 2, 3, 3, 4, 6, 8, 12)]
+    codes += [[head(ITEMS, 0, 9_000), *random.choices(ids, k=9_000)], [head(ITEMS, 0, 2), ids[0], ids[-1], head(NOT)]]
     codes += [[head(ANY, 1, 500), *range(500)], [head(RANGE, 2, 2), bits(-0.5), bits(1.2)]]
     catalogue.check(program_rows(codes), "seed 8")
 
@@ -194,6 +210,37 @@ def test_rare_keys_and_narrow_ranges() -> None:
     assert min(counts["all of two rare tags"], counts["a narrow range"], counts["ties"]) > 0
 
 
+@pytest.mark.parametrize("frequent", [0, 100])
+def test_items_by_their_ids(frequent: int) -> None:
+    """In any order, twice, unknown, alone (a list of rows), with a rare key and with a frequent one (masks)."""
+    catalogue = Catalogue([[frozenset([i % 2, 10 + i]) for i in range(100)]], 100, frequent=frequent)
+    ids = catalogue.ids.tolist()
+    named = [ids[70], ids[3], 5, -1, ids[70], ids[99], -(2**63), 2**63 - 2, ids[0], ids[4]]
+    these = [head(ITEMS, 0, len(named)), *named]
+    even, rare = [head(ANY, 0, 1), 0], [head(ANY, 0, 2), 13, 14]
+    codes = [
+        these,
+        [head(ITEMS)],
+        [head(ITEMS, 0, 2), 5, -1],
+        [*these, head(NOT)],
+        [*these, *even, head(AND)],
+        [*these, *rare, head(AND)],
+        [*these, *rare, head(OR)],
+        [*these, *even, head(NOT), head(OR)],
+        [*these, head(ITEMS, 0, 1), ids[3], head(NOT), head(AND)],
+        [head(ITEMS, 0, 100), *ids[::-1]],
+    ]
+    passing = catalogue.check(program_rows(codes))
+    assert [np.flatnonzero(items).tolist() for items in passing[:3]] == [[0, 3, 4, 70, 99], [], []]
+    assert [int(items.sum()) for items in passing[3:]] == [95, 3, 2, 5, 53, 4, 100]
+
+
+def test_items_where_there_is_no_feature() -> None:
+    catalogue = Catalogue([], 40)
+    passing = catalogue.check(program_rows([[head(ITEMS, 0, 1), int(catalogue.ids[7])], [head(ITEMS), head(NOT)]]))
+    assert [int(items.sum()) for items in passing] == [1, 40]
+
+
 def test_ranges_cut_at_every_position() -> None:
     """Bounds at, between and beyond all values, so that both ends fall on every place around every boundary."""
     values = np.repeat(np.arange(20.0), 2)
@@ -262,7 +309,7 @@ def leaf(key: int = 1) -> list[int]:
 # Feature 0 has keys, feature 1 is a number, there is no feature 2.
 MALFORMED = {
     "opcode 0": [head(0)],
-    "opcode 8": [head(8)],
+    "opcode 9": [head(9)],
     "opcode 255": [head(255)],
     "no such feature": [head(ANY, 2, 1), 1],
     "largest feature": [head(ANY, 0xFFFFFF, 1), 1],
@@ -274,6 +321,7 @@ MALFORMED = {
     "RANGE of three operands": [head(RANGE, 1, 3), 0, 0, 0],
     "RANGE from NaN": [head(RANGE, 1, 2), bits(float("nan")), 0],
     "RANGE to NaN": [head(RANGE, 1, 2), 0, bits(float("nan"))],
+    "ITEMS with a feature": [head(ITEMS, 1, 1), 0],
     "UNKNOWN with an operand": [head(UNKNOWN, 0, 1), 1],
     "AND with a feature": [*leaf(), *leaf(), head(AND, 1)],
     "AND with a count": [*leaf(), *leaf(), head(AND, 0, 1), 1],
@@ -331,12 +379,12 @@ def test_random_words_do_no_harm(seed: int) -> None:
     catalogue = Catalogue(columns, 50, seed)
     rows = []
     for _ in range(100):
-        code = random_program(random, columns, 6)
+        code = random_program(random, columns, 6, catalogue.ids.tolist())
         for _ in range(random.randint(1, 3)):
             code[random.randrange(len(code))] = random.choice(
                 [
                     random.randint(-(2**63), 2**63 - 1),
-                    head(random.randrange(9), random.randrange(4), random.randrange(4)),
+                    head(random.randrange(10), random.randrange(4), random.randrange(4)),
                 ]
             )
         rows.append(code)

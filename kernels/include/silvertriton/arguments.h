@@ -15,9 +15,6 @@ struct SearchIndex {
     RowCodes row_codes;             // those of the items; null words: there are none
     RowVectors vectors;             // all D dims
     const float* projection;        // [D, P], or null: P = D and codes are of the vectors themselves
-    const int64_t* ids;             // [R]
-    const int32_t* item_rows;       // [N]
-    int64_t item_count;             // N
     const float* centroid_spreads;  // [CB, 32]
     const float* reach;             // [G]
     int64_t reach_count;            // G >= 1

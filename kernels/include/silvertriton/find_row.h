@@ -7,13 +7,6 @@
 
 namespace silvertriton {
 
-struct ItemIds {
-    const int64_t* ids;        // [R]
-    const int32_t* item_rows;  // [N]: the rows by ascending id; they are checked, since ids are read there
-    int64_t rows;              // R
-    int64_t items;             // N
-};
-
 // The place of an item id among the ascending ids, or -1.
 ST_HOST_DEVICE inline int64_t find_item(const ItemIds& items, int64_t id) {
     int64_t first = 0, last = items.items;

@@ -89,7 +89,16 @@ struct RowVectors {
     int64_t dims;             // D
 };
 
+// Items by id.
+struct ItemIds {
+    const int64_t* ids;        // [R]
+    const int32_t* item_rows;  // [N]: the rows by ascending id; they are checked, since ids are read there
+    int64_t rows;              // R
+    int64_t items;             // N
+};
+
 struct FilterIndex {
+    ItemIds item_ids;
     const int32_t* feature_terms;                                                              // [NF + 1]
     const int64_t* term_keys;                                                                  // [T]
     const int32_t* term_bitmap;                                                                // [T]

@@ -13,7 +13,7 @@ namespace silvertriton {
 constexpr int64_t kMaxProgramWords = 65536;  // fingerprint, length and code
 constexpr int kMaxSets = 16;                 // sets on the stack at once
 
-enum class Opcode : int32_t { kAnd = 1, kOr = 2, kNot = 3, kAny = 4, kAll = 5, kRange = 6, kUnknown = 7 };
+enum class Opcode : int32_t { kAnd = 1, kOr = 2, kNot = 3, kAny = 4, kAll = 5, kRange = 6, kUnknown = 7, kItems = 8 };
 
 struct Instruction {
     Opcode opcode;
@@ -27,8 +27,9 @@ struct ProgramShape {
     int32_t status;        // kStatusOk, kStatusFilterMalformed or kStatusFilterFingerprint
     int32_t depth;         // most sets on the stack at once
     int64_t instructions;  // 0: every item passes
-    int64_t operands;      // terms that ANY, ALL and UNKNOWN read
+    int64_t operands;      // terms that ANY, ALL, UNKNOWN and ITEMS read
     int64_t ranges;
+    int64_t items;  // operands of ITEMS
 };
 
 // Reads the instruction at code[position] and moves position past it; false when it does not fit before `length` or
@@ -38,7 +39,7 @@ ST_HOST_DEVICE inline bool read_instruction(const int64_t* code, int64_t length,
     const uint64_t head = static_cast<uint64_t>(code[position]);
     const int64_t count = static_cast<int64_t>(head >> 32);
     const uint64_t opcode = head & 0xff;
-    if (count > length - position - 1 || opcode < 1 || opcode > 7) return false;
+    if (count > length - position - 1 || opcode < 1 || opcode > 8) return false;
     out.opcode = static_cast<Opcode>(opcode);
     out.feature = static_cast<int32_t>((head >> 8) & 0xffffff);
     out.count = count;
@@ -61,6 +62,8 @@ ST_HOST_DEVICE inline int pops_of(const Instruction& instruction, const int32_t*
             return instruction.feature == 0 && instruction.count == 0 ? 2 : -1;
         case Opcode::kNot:
             return instruction.feature == 0 && instruction.count == 0 ? 1 : -1;
+        case Opcode::kItems:
+            return instruction.feature == 0 ? 0 : -1;
         default:
             break;
     }
@@ -84,11 +87,11 @@ ST_HOST_DEVICE inline int pops_of(const Instruction& instruction, const int32_t*
 // another schema mean nothing, so nothing else about them is worth reporting.
 ST_HOST_DEVICE inline ProgramShape check_program(const int64_t* words, int64_t width, int64_t fingerprint,
                                                  const int32_t* feature_number, int64_t features) {
-    ProgramShape shape{kStatusOk, 0, 0, 0, 0};
+    ProgramShape shape{kStatusOk, 0, 0, 0, 0, 0};
     const int64_t length = words[1];
     if (length == 0) return shape;
-    const ProgramShape malformed{kStatusFilterMalformed, 0, 0, 0, 0};
-    if (words[0] != fingerprint) return ProgramShape{kStatusFilterFingerprint, 0, 0, 0, 0};
+    const ProgramShape malformed{kStatusFilterMalformed, 0, 0, 0, 0, 0};
+    if (words[0] != fingerprint) return ProgramShape{kStatusFilterFingerprint, 0, 0, 0, 0, 0};
     if (length < 0 || length > width - 2 || length > kMaxProgramWords - 2) return malformed;
 
     const int64_t* code = words + 2;
@@ -102,10 +105,23 @@ ST_HOST_DEVICE inline ProgramShape check_program(const int64_t* words, int64_t w
         if (sets > kMaxSets) return malformed;
         if (sets > shape.depth) shape.depth = sets;
         shape.instructions += 1;
-        if (instruction.opcode == Opcode::kRange) {
-            shape.ranges += 1;
-        } else if (pops == 0) {
-            shape.operands += instruction.opcode == Opcode::kUnknown ? 1 : instruction.count;
+        switch (instruction.opcode) {
+            case Opcode::kAny:
+            case Opcode::kAll:
+                shape.operands += instruction.count;
+                break;
+            case Opcode::kRange:
+                shape.ranges += 1;
+                break;
+            case Opcode::kUnknown:
+                shape.operands += 1;
+                break;
+            case Opcode::kItems:
+                shape.operands += 1;
+                shape.items += instruction.count;
+                break;
+            default:
+                break;
         }
     }
     return sets == 1 ? shape : malformed;

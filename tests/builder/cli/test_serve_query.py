@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 from builder.cli.main import main
+from client import RetrievalClient
 from tests.builder.artifacts import exact, export_config, write_config, write_items
 
 pytestmark = pytest.mark.server
@@ -59,8 +60,8 @@ def serve(folder: Path, *options: str) -> subprocess.Popen[str]:
     )
 
 
-def start(folder: Path) -> Serving:
-    process = serve(folder, "--grpc-port", "0", "--http-port", "0", "--metrics-port", "0")
+def start(folder: Path, *options: str) -> Serving:
+    process = serve(folder, "--grpc-port", "0", "--http-port", "0", "--metrics-port", "0", *options)
     assert process.stdout is not None
     lines = []
     for line in process.stdout:
@@ -222,9 +223,53 @@ def test_a_signal_while_loading_stops_everything(folder: Path, tmp_path: Path) -
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
-def test_a_server_that_dies_ends_the_command_with_its_reason(folder: Path, tmp_path: Path) -> None:
+def shared_memory(prefix: str) -> dict[str, int]:
+    """Regions by name, with their inodes: a region made anew under the same name has another."""
+    return {entry.name: entry.inode() for entry in os.scandir("/dev/shm") if entry.name.startswith(prefix)}
+
+
+def test_a_server_that_dies_is_back_on_the_same_ports(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder / "repository", tmp_path / "repository")
     found = start(tmp_path)
+    path = tmp_path / "repository" / ".server.json"
+    before = json.loads(path.read_text())
+    (scratch,) = (tmp_path / "scratch").iterdir()
+    regions = shared_memory(scratch.name)
+    assert regions
+    family = found.family()
+    next(process for process in family if process.name() == "tritonserver").kill()
+    assert found.process.stdout is not None
+    lines = []
+    for line in found.process.stdout:
+        lines.append(line)
+        if line.startswith("serving again on"):
+            break
+    output = "".join(lines)
+    assert "tritonserver ended by itself with code -9" in output
+    assert "starting it again in 0.1 s" in output
+    assert f"(whole log: {tmp_path / 'repository' / '.server.log'})" in output
+    assert lines[-1] == f"serving again on {found.address}\n"
+    assert not psutil.wait_procs(family, timeout=5)[1]
+    assert not regions.items() & shared_memory(scratch.name).items()
+    after = json.loads(path.read_text())
+    assert after == {**before, "pid": after["pid"]}
+    assert after["pid"] not in (before["pid"], found.process.pid)
+    assert psutil.Process(after["pid"]).name() == "tritonserver"
+    with RetrievalClient(found.address, timeout=20) as client:
+        assert client.retrieve(query=VECTORS[5], k=5).item_ids.tolist() == exact(VECTORS, VECTORS[5], 5)
+    log = (tmp_path / "repository" / ".server.log").read_text()
+    assert log.count("Started GRPCInferenceService") == 2  # the first server's is kept
+    family = found.family()
+    assert found.stop(signal.SIGTERM) == (0, "stopped\n")
+    assert not psutil.wait_procs(family, timeout=5)[1]
+    assert list((tmp_path / "scratch").iterdir()) == []
+    assert [name for name in os.listdir("/dev/shm") if name.startswith(scratch.name)] == []
+    assert not path.exists()
+
+
+def test_without_restart_a_server_that_dies_ends_the_command_with_its_reason(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "repository", tmp_path / "repository")
+    found = start(tmp_path, "--no-restart")
     family = found.family()
     server = next(process for process in family if process.name() == "tritonserver")
     server.kill()
@@ -234,6 +279,7 @@ def test_a_server_that_dies_ends_the_command_with_its_reason(folder: Path, tmp_p
     assert str(tmp_path / "repository" / ".server.log") in output
     assert not psutil.wait_procs(family, timeout=5)[1]
     assert list((tmp_path / "scratch").iterdir()) == []
+    assert not (tmp_path / "repository" / ".server.json").exists()
 
 
 def test_a_damaged_model_that_was_not_verified_is_reported_by_the_server(folder: Path, tmp_path: Path) -> None:

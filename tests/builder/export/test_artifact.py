@@ -14,8 +14,18 @@ from builder.export import artifact
 from builder.export.artifact import export
 from builder.export.manifest import read_manifest
 from builder.export.sources import from_embeddings
+from client import F, Status, compile_filter
 from client.schema import Feature
-from tests.builder.artifacts import ask, exact, export_vectors, listing, neutral, write_config, write_items
+from tests.builder.artifacts import (
+    ask,
+    exact,
+    export_config,
+    export_vectors,
+    listing,
+    neutral,
+    write_config,
+    write_items,
+)
 
 
 def answers(version: Path, queries: np.ndarray) -> list[list[int]]:
@@ -130,3 +140,44 @@ def test_item_features_in_other_scripts(tmp_path: Path) -> None:
     version = export(from_embeddings(Config.load(config)), tmp_path / "repository")
     assert read_manifest(version).read_schema().item_features[0].name == "größe"
     assert answers(version, np.array([[1, 0]], np.float32)) == [[3, 1]]
+
+
+def test_a_filter_of_too_many_words_is_its_rows_own_fault(tmp_path: Path) -> None:
+    write_items(tmp_path, {"sku": np.arange(20), "shop": np.arange(20) % 5})
+    text = "data: {items: {path: items.parquet, id: sku, features: [{name: shop, kind: category, filter: true}]}}\n"
+    config = write_config(
+        tmp_path, np.eye(20, 4, dtype=np.float32), f"{text}index: {{results: 5, max_filter_words: 10}}"
+    )
+    version = export_config(config, tmp_path / "repository")
+    manifest = read_manifest(version)
+    assert (manifest.contract.max_filter_words, manifest.contract.items) == (10, 20)
+    schema = manifest.read_schema()
+    longest, longer = (compile_filter(F.shop.is_in(range(n)), schema) for n in (7, 8))
+    assert (len(longest), len(longer)) == (10, 11)
+    programs = np.zeros((7, 16), np.int64)
+    programs[[0, 2, 3, 4, 5], :11] = longer
+    programs[1, :10] = longest
+    programs[3, 0] = 0  # of another schema
+    programs[4, 2] = 99  # no opcode
+    programs[6, 1] = 2**63 - 1
+    inputs = {**neutral(7, torch.ones(7, 4)), "filter": torch.from_numpy(programs)}
+    inputs["exclude"][2] = -5
+    inputs["task_weights"][5] = float("inf")
+    _, _, _, count, status, stats = ask(version, inputs)
+    assert status[:, 0].tolist() == [
+        Status.FILTER_TOO_LONG,
+        Status.OK,
+        Status.EXCLUDE,  # the smallest code
+        Status.FILTER_FINGERPRINT,
+        Status.FILTER_MALFORMED,
+        Status.TASK_WEIGHTS,
+        Status.FILTER_FINGERPRINT,
+    ]
+    assert count[:, 0].tolist() == [0, 5, 0, 0, 0, 0, 0]
+    assert stats[0].tolist() == [0] * 4
+    narrow = {name: tensor[:2] for name, tensor in inputs.items()} | {
+        "filter": torch.from_numpy(programs[:2, :10].copy())
+    }
+    assert ask(version, narrow)[4][:, 0].tolist() == [Status.FILTER_MALFORMED, Status.OK]  # the first is cut off
+    (parameters,) = [path.read_text() for path in (version.parent / "configs").glob("*.pbtxt")]
+    assert 'key: "max_filter_words"\n  value {\n    string_value: "10"' in parameters

@@ -11,6 +11,7 @@ from tritonclient.grpc import model_config_pb2
 
 from builder.errors import BuilderError
 from builder.export.config import MAX_BATCH, configured_processes, model_config
+from client.contract import Contract
 from client.schema import Feature, Schema
 
 WITH_TOWER = Schema(
@@ -24,12 +25,13 @@ WITH_TOWER = Schema(
     max_candidates=100,
     clusters=7,
 )
+CONTRACT = Contract(max_filter_words=500, items=1234)
 WITHOUT_TOWER = Schema("v", (), (), ("score",), 0, 24, 100, 1024, 1)
 
 
 def text(schema: Schema, backend: str = "python", threads: int = 1, instances: int = 1) -> str:
     return model_config(
-        schema, model="retrieval", backend=backend, threads=threads, instances=instances, snapshot="5eed"
+        schema, CONTRACT, model="retrieval", backend=backend, threads=threads, instances=instances, snapshot="5eed"
     )
 
 
@@ -74,6 +76,7 @@ def test_the_schema_travels_whole(schema: Schema, backend: str) -> None:
     assert config.backend == backend
     assert Schema.from_json(config.parameters["schema"].string_value) == schema
     assert int(config.parameters["fingerprint"].string_value) == schema.fingerprint
+    assert Contract.read({name: value.string_value for name, value in config.parameters.items()}) == CONTRACT
 
 
 def test_batches_form_without_a_delay_on_one_cpu_instance() -> None:
@@ -92,6 +95,17 @@ def test_threads_and_pytorch_parameters() -> None:
     assert pytorch.parameters["DISABLE_OPTIMIZED_EXECUTION"].string_value == "true"
     assert pytorch.parameters["INFERENCE_MODE"].string_value == "true"
     assert pytorch.parameters["ENABLE_WEIGHT_SHARING"].string_value == "true"
+
+
+def test_pytorch_warms_up_with_every_input_and_no_requests_are_turned_away() -> None:
+    config = read(WITH_TOWER, "pytorch")
+    (warmup,) = config.model_warmup
+    assert (warmup.name, warmup.batch_size, warmup.count) == ("neutral", 1, 0)
+    given = {name: (tensor.data_type, list(tensor.dims), tensor.zero_data) for name, tensor in warmup.inputs.items()}
+    assert given == {t.name: (t.data_type, [8 if n < 0 else n for n in t.dims], True) for t in config.input}
+    assert not read(WITH_TOWER).model_warmup  # model.py does it
+    assert not config.dynamic_batching.HasField("default_queue_policy")
+    assert config.dynamic_batching.priority_levels == 0
 
 
 @pytest.mark.parametrize("backend", ["python", "pytorch"])

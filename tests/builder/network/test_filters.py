@@ -18,7 +18,7 @@ from builder import ops
 from builder.data.columns import CategoryColumn, Column, NumberColumn, TagsColumn
 from builder.index.blocks import arrange, pack_mask
 from builder.index.filters import build_filters
-from client import Condition, F, Feature, Schema, compile_filter, everything, matches
+from client import Condition, F, Feature, Schema, compile_filter, everything, item_in, matches
 from client.hashing import UNKNOWN_KEY, string_key
 
 FEATURES = (
@@ -36,8 +36,9 @@ FILTERS_A_CATALOGUE = 60
 
 def random_items(rng: random.Random) -> list[dict[str, Any]]:
     items = []
-    for _ in range(rng.choice([1, 2, 31, 33, 100, 400])):
+    for item_id in range(rng.choice([1, 2, 31, 33, 100, 400])):
         item: dict[str, Any] = {
+            "item_id": item_id,
             "colour": rng.choice([None, "red", "red", "red", "green", "ünïcode", "a b"]),
             "size": rng.choice([None, 7, 7, 7, 7, rng.randrange(-5, 5), 2**62]),
             "genres": rng.sample(WORDS, rng.randrange(0, 4)),
@@ -102,6 +103,7 @@ def random_leaf(rng: random.Random) -> Condition:
             F.released < datetime.fromtimestamp(rng.randrange(0, 2_000_000_000), timezone.utc),
             F.released >= "1970-01-02",
             F[rng.choice([feature.name for feature in FEATURES])].is_unknown(),
+            item_in(rng.choices([*range(60), 10**12], k=rng.randrange(0, 40))),
         ]
     )
 
@@ -122,6 +124,8 @@ def test_kernel_equals_interpreter(instruction_set: str, seed: int) -> None:
         batch[row, : len(program)] = program
     words, passing, status = ops.filter_rows(
         torch.from_numpy(batch),
+        ids=torch.from_numpy(layout.item_of_row),
+        item_rows=torch.from_numpy(layout.row_of_item.astype(np.int32)),
         **filters,
         valid=valid,
         cluster_blocks=cluster_blocks,

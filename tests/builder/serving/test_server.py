@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -127,6 +128,32 @@ def test_a_killed_server_leaves_no_process_and_no_shared_memory(repository: Path
 
 
 @pytest.mark.server
+@pytest.mark.parametrize("only", ["grpc", "http"])
+def test_protocols_can_be_switched_off(repository: Path, tmp_path: Path, scratch: Path, only: str) -> None:
+    ports = {name: 0 if name == f"{only}_port" else None for name in ("grpc_port", "http_port", "metrics_port")}
+    state = tmp_path / "state.json"
+    with StockServer(repository, log=tmp_path / "log", state=state, **ports) as server:
+        (serving, *_) = family(server)
+        listening = [at.laddr for at in serving.net_connections() if at.status == "LISTEN"]
+        assert {f"{at.ip.removeprefix('::ffff:')}:{at.port}" for at in listening} == {server.url}
+        told = json.loads(state.read_text())
+        assert told.pop("pid") == serving.pid
+        other = {"grpc": "http", "http": "url"}[only]
+        assert told == {
+            {"grpc": "url", "http": "http"}[only]: server.url, other: None, "metrics": None,
+            "admin_key": server.admin_key,
+        }  # fmt: skip
+        if only == "grpc":
+            assert first_id(server.url) == exact(VECTORS, VECTORS[3], 1)[0]
+    assert not state.exists()
+
+
+def test_something_must_be_left_to_ask(repository: Path) -> None:
+    with pytest.raises(BuilderError, match="neither gRPC nor HTTP is on"):
+        StockServer(repository, grpc_port=None, http_port=None)
+
+
+@pytest.mark.server
 def test_the_reason_of_an_early_exit_is_shown(repository: Path, tmp_path: Path, scratch: Path) -> None:
     damaged = Path(shutil.copytree(repository, tmp_path / "repository"))
     model = damaged / "retrieval" / "1" / "model.pt"
@@ -199,6 +226,7 @@ def test_a_port_in_use_is_named_with_its_option(position: int, purpose: str) -> 
 
 
 def test_ports_are_chosen_apart_and_given_ones_kept() -> None:
+    assert _choose_ports("127.0.0.1", (None, None, None)) == (None, None, None)
     for _ in range(20):
         assert len(set(_choose_ports("127.0.0.1", (0, 0, 0)))) == 3
     with socket.socket() as free:

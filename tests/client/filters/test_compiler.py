@@ -29,6 +29,7 @@ from client import (
     UnknownName,
     compile_filter,
     everything,
+    item_in,
     matches,
 )
 from client.filters.compiler import MAX_STACK, MAX_WORDS
@@ -39,7 +40,7 @@ DRAMA, WAR = -3780808780974187119, string_key("War")
 ONE, TWO, INF = 0x3FF0000000000000, 0x4000000000000000, 0x7FF0000000000000
 MINUS_INF = INF - 2**63
 TITLE, STUDIO, GENRES, CAST, YEAR, RELEASED = (position << 8 for position in range(6))
-AND, OR, NOT, ANY, ALL, RANGE, UNKNOWN = 1, 2, 3, 4, 5, 6, 7
+AND, OR, NOT, ANY, ALL, RANGE, UNKNOWN, ITEMS = 1, 2, 3, 4, 5, 6, 7, 8
 NONE, KEY, KEYS = 0, 1 << 32, 2 << 32
 
 
@@ -66,6 +67,9 @@ NONE, KEY, KEYS = 0, 1 << 32, 2 << 32
         (F.released == "1970-01-01T00:00:01Z", [RANGE | RELEASED | KEYS, ONE, ONE]),
         (F.studio.is_unknown(), [UNKNOWN | STUDIO]),
         (~everything(), [ALL | TITLE, NOT]),
+        (item_in([7, 5, 7]), [ITEMS | 3 << 32, 7, 5, 7]),
+        (item_in([]), [ITEMS]),
+        (item_in([5]) & (F.cast == 3), [ITEMS | KEY, 5, ANY | CAST | KEY, 3, AND]),
         (everything() | (F.cast == 3), [ALL | TITLE, ANY | CAST | KEY, 3, OR]),
         ((F.cast == 1) & (F.cast == 2) & (F.cast == 3),
          [ANY | CAST | KEY, 1, ANY | CAST | KEY, 2, AND, ANY | CAST | KEY, 3, AND]),
@@ -104,8 +108,9 @@ def test_constants_on_a_schema_of_numbers(query_schema: Schema) -> None:
 def test_no_filter_features() -> None:
     schema = Schema("x", (), (Feature("poster", "number"),), ("t",), 0, 4, 5, 5, 5)
     assert compile_filter(everything(), schema).tolist() == [0, 0]
-    with pytest.raises(UnknownName, match="this artifact has none"):
-        compile_filter(Or(()), schema)
+    assert compile_filter(Or(()), schema).tolist()[1:] == [1, ITEMS]
+    assert compile_filter(~everything(), schema).tolist()[1:] == [3, ITEMS, NOT, NOT]
+    assert compile_filter(item_in([5]), schema).tolist()[1:] == [2, ITEMS | KEY, 5]
     with pytest.raises(UnknownName, match="this artifact has none"):
         compile_filter(F.a == 1, schema)
 
@@ -113,10 +118,13 @@ def test_no_filter_features() -> None:
 def test_words_are_limited(schema: Schema) -> None:
     most = compile_filter(F.title_id.is_in(range(MAX_WORDS - 3)), schema)
     assert len(most) == MAX_WORDS
-    with pytest.raises(LimitExceeded, match=r"got 65,537 words or more, at most 65,536 are allowed"):
+    with pytest.raises(LimitExceeded, match=r"got 65,537 words, at most 65,536 are allowed"):
         compile_filter(F.title_id.is_in(range(MAX_WORDS - 2)), schema)
     with pytest.raises(LimitExceeded):
         compile_filter(F.title_id.is_in(range(MAX_WORDS * 4)), schema)
+    assert len(compile_filter(item_in(range(MAX_WORDS - 3)), schema)) == MAX_WORDS
+    with pytest.raises(LimitExceeded, match=r"got 65,537 words, at most"):
+        compile_filter(item_in(range(MAX_WORDS - 2)), schema)
     with pytest.raises(LimitExceeded):
         compile_filter(F.year.is_in(range(MAX_WORDS // 4 + 1)), schema)
 
@@ -185,6 +193,9 @@ def run_program(program: NDArray[np.int64], schema: Schema, items: list[dict[str
             assert feature == count == 0
             top = stack.pop()
             stack.append(every - top if opcode == NOT else stack.pop() & top if opcode == AND else stack.pop() | top)
+        elif opcode == ITEMS:
+            assert feature == 0
+            stack.append({row for row in every if items[row]["item_id"] in operands})
         elif opcode == RANGE:
             assert count == 2
             assert schema.filter_features[feature].kind in ("number", "date")
@@ -235,7 +246,7 @@ def _random_item(rng: random.Random) -> dict[str, Any]:
         "year": rng.choice((*YEARS, math.nan)),
         "released": rng.choice(DAYS),
     }
-    return {name: value for name, value in item.items() if rng.random() < 0.85}
+    return {"item_id": rng.randrange(30)} | {name: value for name, value in item.items() if rng.random() < 0.85}
 
 
 def _random_leaf(rng: random.Random) -> Condition:
@@ -259,6 +270,7 @@ def _random_leaf(rng: random.Random) -> Condition:
             lambda: Range(name),
             lambda: Unknown(rng.choice(("title_id", "studio", "genres", "cast", "year", "released"))),
             everything,
+            lambda: item_in(rng.randrange(40) for _ in range(rng.randrange(20))),
         )
     )()
 

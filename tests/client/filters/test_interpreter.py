@@ -9,9 +9,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client import AllOf, AnyOf, Condition, F, InvalidValue, Or, Range, Schema, UnknownName, everything, matches
+from client import (
+    AllOf,
+    AnyOf,
+    Condition,
+    F,
+    InvalidValue,
+    ItemIn,
+    Or,
+    Range,
+    Schema,
+    UnknownName,
+    everything,
+    item_in,
+    matches,
+)
 
 ITEM: dict[str, Any] = {
+    "item_id": 50,
     "title_id": 7,
     "studio": "Mosfilm",
     "genres": ["Drama", "War"],
@@ -65,6 +80,11 @@ UTC_NOON = "1990-05-01T12:00:00Z"
         ((F.year == 1990) & (F.title_id == 8), False),
         ((F.year == 1990) | (F.title_id == 8), True),
         (everything(), True),
+        (item_in([318, 50]), True),
+        (item_in([318, 51]), False),
+        (item_in([]), False),
+        (~item_in([51]), True),
+        (item_in([50]) & (F.title_id == 8), False),
         (~everything(), False),
         (Or(()), False),
         (Range("year"), True),
@@ -145,6 +165,8 @@ def test_bools_are_integers_as_in_an_artifact(schema: Schema) -> None:
         (AnyOf("year", (float("nan"),)), InvalidValue, "not NaN"),
         (AnyOf("title_id", (float("nan"),)), InvalidValue, "NaN is none"),
         (AllOf("title_id", (None,)), InvalidValue, "expected an integer"),
+        (ItemIn((-1,)), InvalidValue, "an item id"),
+        (ItemIn(("x",)), InvalidValue, "an item id"),
         ("year > 3", InvalidValue, "a condition made with F"),
         (F.year, InvalidValue, "a condition made with F"),
     ],
@@ -157,3 +179,8 @@ def test_what_does_not_go_with_the_schema(schema: Schema, condition: Any, error:
         matches(condition, ITEM, schema)
     with pytest.raises(error, match=message):
         compile_filter(condition, schema)
+
+
+def test_an_item_without_its_id_cannot_be_compared(schema: Schema) -> None:
+    with pytest.raises(InvalidValue, match=r"filter item_in\(\[5\]\): the item has no 'item_id'"):
+        matches(item_in([5]), {"year": 3.0}, schema)

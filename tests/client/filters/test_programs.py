@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client import Condition, F, Schema, compile_filter, everything, matches
+from client import Condition, F, Schema, compile_filter, everything, item_in, matches
 from client.filters.programs import MalformedProgram, OtherFingerprint, ProgramRunner
 
 WORDS = ["Drama", "War", "Noir", "ünïcode", ""]
@@ -20,6 +20,7 @@ WORDS = ["Drama", "War", "Noir", "ünïcode", ""]
 def random_items(rng: random.Random) -> list[dict[str, Any]]:
     return [
         {
+            "item_id": 3 * item,
             "title_id": rng.choice([None, rng.randrange(5), -(2**63) + 1]),
             "studio": rng.choice([None, *WORDS]),
             "genres": rng.sample(WORDS, rng.randrange(4)),
@@ -27,7 +28,7 @@ def random_items(rng: random.Random) -> list[dict[str, Any]]:
             "year": rng.choice([None, 1990, 1990.5, -0.0, 1e300, float("nan")]),
             "released": rng.choice([None, datetime(2001, 1, 1, tzinfo=timezone.utc), 86400.5]),
         }
-        for _ in range(40)
+        for item in range(40)
     ]
 
 
@@ -41,6 +42,7 @@ def random_condition(rng: random.Random, depth: int) -> Condition:
     words = rng.sample([*WORDS, "nobody"], rng.randrange(3))
     make: list[Callable[[], Condition]] = [
         everything,
+        lambda: item_in(rng.sample(range(130), 30)),
         lambda: F.title_id.is_in([rng.randrange(6), -(2**63) + 1]),
         lambda: F.studio.any_of(*words),
         lambda: F.studio != "War",
@@ -79,7 +81,9 @@ UNKNOWN_YEAR = head(7, 4)
     "code",
     [
         [head(0)],
-        [head(8)],
+        [head(9)],
+        [head(8, 1, 1), 5],
+        [head(8, 0, 2), 5],
         [-1],
         [head(1)],
         [UNKNOWN_YEAR, head(2)],
@@ -132,3 +136,9 @@ def test_the_key_of_no_value(schema: Schema) -> None:
 def test_sixteen_sets_fit(schema: Schema) -> None:
     code = [UNKNOWN_YEAR] * 16 + [head(1)] * 15
     assert ProgramRunner(schema, [{}]).passing(np.array([schema.fingerprint, 31, *code])).tolist() == [True]
+
+
+def test_ids_that_no_item_can_have_match_nothing(schema: Schema) -> None:
+    runner = ProgramRunner(schema, [{"item_id": 3}, {"item_id": 4}])
+    code = [head(8, 0, 3), -1, 3, -(2**63)]
+    assert runner.passing(np.array([schema.fingerprint, 4, *code])).tolist() == [True, False]

@@ -1,6 +1,6 @@
 import pytest
 
-from client import F, InvalidValue, everything
+from client import F, InvalidValue, everything, item_in
 from client.filters.text import parse_filter
 
 
@@ -19,6 +19,8 @@ from client.filters.text import parse_filter
         (" F.released >= '2020-01-01' ", F.released >= "2020-01-01"),
         ("F.tags.all_of(1, 2)", F.tags.all_of(1, 2)),
         ("everything()", everything()),
+        ("item_in([3, 1])", item_in([3, 1])),
+        ("~item_in({7}) & (F.a == 1)", ~item_in([7]) & (F.a == 1)),
     ],
 )
 def test_reads_the_python_form(text: str, condition: object) -> None:
@@ -31,7 +33,11 @@ def test_reads_the_python_form(text: str, condition: object) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [str(F.a.any_of("x", 'quo"te') & ~(F.b >= 3)), str((F["a b"] == 1) | F.c.is_unknown() | (F.d < 1.5))],
+    [
+        str(item_in([2**63 - 1, 0]) | ~item_in([])),
+        str(F.a.any_of("x", 'quo"te') & ~(F.b >= 3)),
+        str((F["a b"] == 1) | F.c.is_unknown() | (F.d < 1.5)),
+    ],
 )
 def test_reads_what_conditions_print(text: str) -> None:
     assert str(parse_filter(text)) == text
@@ -55,6 +61,12 @@ def test_reads_what_conditions_print(text: str) -> None:
         ("F.a.is_in(values=[1])", "without names"),
         ("F.a == None", "is_unknown"),
         ("1 == 2", "expected a feature"),
+        ("item_in(1)", "sequence of item ids"),
+        ("item_in([1], [2])", "expected one of"),
+        ("item_in(ids=[1])", "expected one of"),
+        ("item_in([-1])", "an item id"),
+        ("item_in([1.0])", "an item id"),
+        ("item_in([x])", "expected a literal"),
         ("~" * 5000 + "F.a.is_unknown()", "nested too deeply|cannot be read"),
         ("(" * 500 + "F.a == 1" + ")" * 500, "cannot be read"),
     ],

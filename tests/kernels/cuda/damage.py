@@ -37,7 +37,8 @@ def what_a_program_touches() -> None:
     query = np.ones(4, np.float32)
     given = items.arguments([Request(query), Request(query, program)], Limits(1, 5, 5))
     before = [tensor[0] for tensor in run("search", given)]
-    for name, value in [("term_bitmap", 10**6), ("term_postings", 10**6), ("term_postings", -1), ("number_rows", 10**6)]:
+    damage = [("term_bitmap", 10**6), ("term_postings", 10**6), ("term_postings", -1), ("number_rows", 10**6)]
+    for name, value in damage:
         damaged = {**given, name: torch.full_like(given[name], value)}
         *_, status = results = run("search", damaged)
         assert status.tolist() == [0, INDEX], (name, value, status)

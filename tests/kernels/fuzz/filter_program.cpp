@@ -5,6 +5,7 @@
 //   scripts/fuzz -runs=...    libFuzzer's own options
 
 #include <algorithm>
+#include <bitset>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -12,6 +13,7 @@
 #include <cstring>
 #include <functional>
 #include <limits>
+#include <map>
 #include <set>
 #include <stdexcept>
 #include <string>
@@ -40,13 +42,16 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity(), kNan = std
 constexpr int64_t kFeatures = 5;
 
 using Keys = std::set<int64_t>;
+using Rows = std::bitset<kItems>;
 
 // Values of the items, and the index over them. Features 0, 1 and 3 have keys, 2 and 4 numbers.
 struct Catalogue {
     std::vector<Keys> keys[kFeatures];
     std::vector<double> numbers[kFeatures];
-    std::vector<int32_t> feature_terms{0}, term_bitmap, postings, feature_number, number_rows, number_known;
-    std::vector<int64_t> term_keys, term_postings{0};
+    std::map<int64_t, Rows> with_key[kFeatures];  // the same values as rows, for the plain evaluator
+    Rows unknown[kFeatures];
+    std::vector<int32_t> feature_terms{0}, term_bitmap, postings, feature_number, number_rows, number_known, item_rows;
+    std::vector<int64_t> term_keys, term_postings{0}, ids;
     std::vector<uint32_t> bitmaps, number_bitmaps, valid;
     std::vector<double> number_values;
     std::vector<int32_t> cluster_blocks{0, 5, 5, 20, kBlocks};
@@ -61,9 +66,22 @@ struct Catalogue {
             const double odd[] = {0.0, -0.0, kInfinity, -kInfinity, 5e-324, 1e300, -1.5};
             numbers[4].push_back(odd[item % 7]);
         }
+        for (int64_t feature = 0; feature < kFeatures; ++feature)
+            for (size_t item = 0; item < kItems; ++item) {
+                const bool is_number = !numbers[feature].empty();
+                unknown[feature][item] = is_number ? std::isnan(numbers[feature][item]) : keys[feature][item].empty();
+                if (!is_number)
+                    for (const int64_t key : keys[feature][item]) with_key[feature][key].set(item);
+            }
         valid.assign(kBlocks, 0);
         for (int64_t row = 0; row < kItems; ++row) valid[static_cast<size_t>(row / 32)] |= 1u << (row % 32);
+        item_rows.resize(kItems);
+        for (int64_t row = 0; row < kRows; ++row) {
+            ids.push_back(row < kItems ? row * 7 % kItems : -1);  // every id below kItems, in another order
+            if (row < kItems) item_rows[static_cast<size_t>(ids.back())] = static_cast<int32_t>(row);
+        }
         for (int64_t feature = 0; feature < kFeatures; ++feature) add(feature);
+        index.item_ids = {ids.data(), item_rows.data(), kRows, kItems};
         index.feature_terms = feature_terms.data();
         index.term_keys = term_keys.data();
         index.term_bitmap = term_bitmap.data();
@@ -151,11 +169,11 @@ const Catalogue& catalogue() {
 }
 
 // The contract again, without an index: false where the program is malformed.
-bool evaluate(const std::vector<int64_t>& program, std::vector<bool>& passes) {
+bool evaluate(const std::vector<int64_t>& program, Rows& passes) {
     const Catalogue& items = catalogue();
     const int64_t length = program[1];
     if (length < 0 || length > static_cast<int64_t>(program.size()) - 2 || length + 2 > 65536) return false;
-    std::vector<std::vector<bool>> stack;
+    std::vector<Rows> stack;
     for (int64_t at = 2; at < length + 2;) {
         const int64_t head = program[static_cast<size_t>(at++)];
         if (head < 0) return false;
@@ -165,36 +183,45 @@ bool evaluate(const std::vector<int64_t>& program, std::vector<bool>& passes) {
         at += count;
         if (opcode >= 1 && opcode <= 3) {
             if (feature != 0 || count != 0 || stack.size() < (opcode == 3 ? 1u : 2u)) return false;
-            std::vector<bool> right = stack.back();
+            const Rows right = stack.back();
             if (opcode == 3) {
-                right.flip();
-            } else {
-                stack.pop_back();
-                for (size_t i = 0; i < kItems; ++i)
-                    right[i] = opcode == 1 ? right[i] && stack.back()[i] : right[i] || stack.back()[i];
+                stack.back().flip();
+                continue;
             }
-            stack.back() = right;
+            stack.pop_back();
+            if (opcode == 1) stack.back() &= right;
+            if (opcode == 2) stack.back() |= right;
+            continue;
+        }
+        if (opcode == 8) {
+            if (feature != 0) return false;
+            Rows set;
+            for (int64_t i = 0; i < count; ++i)
+                if (operands[i] >= 0 && operands[i] < kItems)
+                    set.set(static_cast<size_t>(items.item_rows[static_cast<size_t>(operands[i])]));
+            stack.push_back(set);
+            if (stack.size() > 16) return false;
             continue;
         }
         if (opcode < 4 || opcode > 7 || feature >= kFeatures) return false;
-        const auto& keys = items.keys[feature];
         const auto& numbers = items.numbers[feature];
         const bool is_number = !numbers.empty();
         if (opcode == 6 ? !is_number || count != 2 : (opcode == 7 ? count != 0 : is_number)) return false;
-        double low = 0, high = 0;
+        Rows set;
+        if (opcode == 5) set.set();
+        for (int64_t i = 0; i < count && opcode != 6; ++i) {
+            const auto found = items.with_key[feature].find(operands[i]);
+            const Rows with = found == items.with_key[feature].end() ? Rows{} : found->second;
+            set = opcode == 4 ? set | with : set & with;
+        }
         if (opcode == 6) {
+            double low = 0, high = 0;
             std::memcpy(&low, operands, 8), std::memcpy(&high, operands + 1, 8);
             if (std::isnan(low) || std::isnan(high)) return false;
+            for (size_t i = 0; i < kItems; ++i) set[i] = low <= numbers[i] && numbers[i] <= high;
         }
-        std::vector<bool> set(kItems);
-        for (size_t i = 0; i < kItems; ++i) {
-            const auto has = [&](int64_t key) { return keys[i].count(key) > 0; };
-            if (opcode == 4) set[i] = std::any_of(operands, operands + count, has);
-            if (opcode == 5) set[i] = std::all_of(operands, operands + count, has);
-            if (opcode == 6) set[i] = low <= numbers[i] && numbers[i] <= high;
-            if (opcode == 7) set[i] = is_number ? std::isnan(numbers[i]) : keys[i].empty();
-        }
-        stack.push_back(std::move(set));
+        if (opcode == 7) set = items.unknown[feature];
+        stack.push_back(set);
         if (stack.size() > 16) return false;
     }
     if (stack.size() != 1) return false;
@@ -241,6 +268,12 @@ class Reader {
             code.push_back(word());
             return;
         }
+        if (opcode >= 232 && opcode < 240) {
+            const int64_t feature = opcode == 239, count = byte() % 12;
+            code.push_back(8 | feature << 8 | count << 32);
+            for (int64_t i = 0; i < count; ++i) code.push_back(key());
+            return;
+        }
         const int64_t op = opcode % 8, feature = op >= 4 ? byte() % (kFeatures + 1) : opcode >= 240;
         const int64_t count = op == 6 ? 2 : op == 4 || op == 5 ? byte() % 12 : opcode >= 248;
         code.push_back(op | feature << 8 | count << 32);
@@ -273,7 +306,8 @@ class Reader {
 }
 
 void check(const std::vector<int64_t>& program, const char* set) {
-    std::vector<bool> passes(kItems, true);
+    Rows passes;
+    passes.set();
     int32_t status = kStatusOk;
     if (program[1] != 0) {
         if (program[0] != kFingerprint) {
@@ -290,7 +324,7 @@ void check(const std::vector<int64_t>& program, const char* set) {
         fail(set, "status " + std::to_string(request.status) + ", expected " + std::to_string(status));
     if (status != kStatusOk) return;
     if (request.listed) cpu::list_to_mask(rows, kBlocks, words.data());
-    const int64_t count = std::count(passes.begin(), passes.end(), true);
+    const auto count = static_cast<int64_t>(passes.count());
     if (request.passing != count)
         fail(set, std::to_string(request.passing) + " rows pass, expected " + std::to_string(count));
     for (int64_t row = 0; row < kRows; ++row) {

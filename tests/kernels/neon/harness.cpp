@@ -478,9 +478,6 @@ void check_search(Random& random, int64_t dims, int64_t code_dims, int64_t clust
     index.centroids = centroids.view();
     index.vectors = {vectors.data(), items.scales.data(), rows, dims};
     index.projection = projection.empty() ? nullptr : projection.data();
-    index.ids = ids.data();
-    index.item_rows = rows_by_id.data();
-    index.item_count = static_cast<int64_t>(rows_by_id.size());
     std::vector<float> centroid_spreads(static_cast<size_t>(centroids.view().blocks * kBlockRows));
     for (float& spread : centroid_spreads) spread = std::fabs(random.unit()) * magnitude;
     index.centroid_spreads = centroid_spreads.data();
@@ -488,6 +485,7 @@ void check_search(Random& random, int64_t dims, int64_t code_dims, int64_t clust
     index.reach = reach;
     index.reach_count = 3;
     FilterIndex& filters = index.filters;
+    filters.item_ids = {ids.data(), rows_by_id.data(), rows, static_cast<int64_t>(rows_by_id.size())};
     filters.feature_terms = feature_terms;
     filters.term_keys = term_keys;
     filters.term_bitmap = term_bitmap;

@@ -1,0 +1,184 @@
+"""One request from the terminal: `python -m client query`, and `builder query`, which is the same."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client._client import RetrievalClient
+from client._models import Ranking, Retrieval
+from client.filters.text import parse_filter
+from client.options import TLS
+from client.schema import Schema
+
+DEFAULT_RESULTS = 10
+_EXAMPLE = """example:
+  %(prog)s --user user_id=42 --history 50,181 --filter 'F.genres.any_of("Drama") & (F.year >= 1990)'
+"""
+
+
+def query(arguments: Sequence[str], *, program: str) -> None:
+    """Ask and print. Raises `SilverTritonError`, and `SystemExit` for wrong usage, with 2, and for --help."""
+    parser = _parser(program)
+    asked = parser.parse_args(arguments)
+    ranks = asked.rank is not None
+    if ranks and any(value is not None for value in (asked.filter, asked.exclude, asked.probes, asked.candidates)):
+        parser.error("--rank searches nothing: leave out --filter, --exclude, --probes, --candidates")
+    condition = None if asked.filter is None else parse_filter(asked.filter)
+    client = RetrievalClient(
+        asked.address,
+        model=asked.model,
+        version=asked.model_version,
+        timeout=asked.timeout,
+        headers=dict(asked.header),
+        tls=TLS(ca=asked.ca) if asked.tls or asked.ca else None,
+    )
+    result: Retrieval | Ranking
+    with client:
+        whom = {
+            "user": _user(parser, asked.user, client.schema),
+            "history": asked.history,
+            "query": asked.query,
+            "task_weights": dict(asked.weight) or None,
+        }
+        if ranks:
+            result = client.rank(**whom, items=asked.rank, k=asked.k)
+        else:
+            result = client.retrieve(
+                **whom,
+                filter=condition,
+                exclude=asked.exclude,
+                k=min(DEFAULT_RESULTS, client.schema.max_results) if asked.k is None else asked.k,
+                probes=asked.probes,
+                candidates=asked.candidates,
+            )
+    print(json.dumps(_as_json(result)) if asked.json else _table(result))
+
+
+def _parser(program: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=program,
+        usage="%(prog)s [--user NAME=VALUE] [--history ID,ID,...] [--filter CONDITION] [-k K] ... | --help",
+        description="Retrieve items for one user, or score given ones, and print them.",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    pairs: dict[str, Any] = {"action": "append", "default": [], "metavar": "NAME=VALUE"}
+    add = parser.add_argument
+    add("--user", type=_pair(str), **pairs, help="a user feature; repeat for more")
+    add("--history", type=_ids, metavar="ID,ID,...", help="item ids, newest last")
+    add("--query", type=_vector, metavar="FILE", help=".npy file of one query vector [D]")
+    add("--filter", metavar="CONDITION", help="""e.g. 'F.genres.any_of("Drama") & (F.year >= 1990)'""")
+    add("--exclude", type=_ids, metavar="ID,ID,...", help="item ids never to return")
+    add("--rank", type=_ids, metavar="ID,ID,...", help="score these items instead of searching")
+    add("-k", type=_count, help="results wanted [10; all that --rank names]")
+    add("--weight", type=_pair(float), **pairs, help="weight of a task, in place of the artifact's; repeat for more")
+    add("--probes", type=_count, metavar="N", help="clusters to probe [the artifact's]")
+    add("--candidates", type=_count, metavar="N", help="candidates to rescore [the artifact's]")
+    add("--json", action="store_true", help="print JSON for scripts instead of a table")
+    server = parser.add_argument_group("server").add_argument
+    server("--address", default="127.0.0.1:8001", help="host:port of the gRPC endpoint [%(default)s]")
+    server("--model", default="retrieval", help="name of the served model [%(default)s]")
+    server("--model-version", type=_count, metavar="N", help="version of the model [the server's choice]")
+    server("--timeout", type=float, default=2.0, metavar="SECONDS", help="for the whole call [%(default)s]")
+    server("--header", type=_pair(str), **pairs, help="sent with every call, such as a key; repeat for more")
+    server("--tls", action="store_true", help="encrypt")
+    server("--ca", metavar="FILE", help="encrypt, and trust these certificates (PEM) instead of the system's")
+    return parser
+
+
+def _pair(value_of: Callable[[str], Any]) -> Callable[[str], tuple[str, Any]]:
+    def pair(text: str) -> tuple[str, Any]:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise argparse.ArgumentTypeError(f"got {text!r}, expected NAME=VALUE")
+        try:
+            return name, value_of(value)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{name}: got {value!r}, expected a number") from None
+
+    return pair
+
+
+def _ids(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")] if text.strip() else []
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected item ids with commas between") from None
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number above 0")
+    return int(text)
+
+
+def _vector(path: str) -> NDArray[Any]:
+    try:
+        vector: NDArray[Any] = np.load(Path(path), allow_pickle=False)
+    except Exception as error:  # for a damaged header NumPy raises tokenizer and type errors too
+        raise argparse.ArgumentTypeError(f"{path} is no .npy array: {error}") from error
+    return vector
+
+
+def _user(parser: argparse.ArgumentParser, pairs: list[tuple[str, str]], schema: Schema) -> dict[str, Any] | None:
+    """Values typed as the schema says; the client checks the names."""
+    kinds = {feature.name: feature for feature in schema.user_features}
+    user: dict[str, Any] = {}
+    for name, value in pairs:
+        feature = kinds.get(name)
+        integer = feature is not None and feature.values == "integer"
+        number = feature is not None and feature.kind == "number"
+        try:
+            user[name] = int(value) if integer else float(value) if number else value
+        except ValueError:
+            parser.error(f"argument --user: {name}: got {value!r}, expected {'an integer' if integer else 'a number'}")
+    return user or None
+
+
+def _as_json(result: Retrieval | Ranking) -> dict[str, Any]:
+    answer: dict[str, Any] = {
+        "hits": [{"item_id": hit.item_id, "score": hit.score, "tasks": hit.tasks} for hit in result],
+        "latency_ms": result.latency * 1e3,
+    }
+    if isinstance(result, Ranking):
+        return {**answer, "unknown": result.unknown.tolist()}
+    stats = result.stats
+    return {
+        **answer,
+        "stats": {
+            "clusters_probed": stats.clusters_probed,
+            "rows_passing": stats.rows_passing,
+            "rows_scanned": stats.rows_scanned,
+            "exact": stats.exact,
+        },
+    }
+
+
+def _table(result: Retrieval | Ranking) -> str:
+    tasks = result.task_names if len(result.task_names) > 1 else ()
+    lines = [["", "item", "score", *tasks]]
+    for place, hit in enumerate(result, start=1):
+        lines.append([str(place), str(hit.item_id), f"{hit.score:.4f}", *(f"{hit.tasks[name]:.4f}" for name in tasks)])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    shown = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+    return "\n".join([*shown, _summary(result)])
+
+
+def _summary(result: Retrieval | Ranking) -> str:
+    took = f"{result.latency * 1e3:.2f} ms"
+    if isinstance(result, Ranking):
+        unknown = f"; unknown: {', '.join(map(str, result.unknown.tolist()))}" if len(result.unknown) else ""
+        return f"{result.count} items ranked in {took}{unknown}"
+    stats = result.stats
+    return (
+        f"{result.count} results in {took}: {stats.rows_passing:,} items pass, "
+        f"{stats.rows_scanned:,} scanned in {stats.clusters_probed:,} clusters{', exact' if stats.exact else ''}"
+    )
