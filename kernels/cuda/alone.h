@@ -17,6 +17,7 @@ class SearchAlone : public RequestSearch {
     using RequestSearch::RequestSearch;
 
     __device__ void run() {
+        ST_REACHED("alone");
         if (thread_of_block() == 0) shared_.hits = 0;
         __syncthreads();
         bool exhausted = total_ <= 0;

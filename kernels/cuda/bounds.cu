@@ -71,7 +71,7 @@ void launch_bounds(Stream stream, const SearchRun& run) {
     const auto blocks = static_cast<unsigned>((run.index.centroids.blocks + kWarps - 1) / kWarps);
     const int64_t tiles = (run.requests.batch + kTogether - 1) / kTogether;
     launch("bounds", silvertriton_bounds, dim3(blocks, static_cast<unsigned>(tiles < 65535 ? tiles : 65535)), kThreads,
-           0, stream, run);
+           stream, run);
 }
 
 }  // namespace silvertriton::cuda

@@ -24,7 +24,7 @@ extern "C" __global__ void __launch_bounds__(silvertriton::cuda::kThreads)
 namespace silvertriton::cuda {
 
 void launch_choose(Stream stream, const SearchRun& run, int32_t phase) {
-    launch("choose", silvertriton_choose, dim3(static_cast<unsigned>(run.requests.batch)), kThreads, 0, stream, run,
+    launch("choose", silvertriton_choose, dim3(static_cast<unsigned>(run.requests.batch)), kThreads, stream, run,
            phase);
 }
 

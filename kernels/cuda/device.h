@@ -15,8 +15,8 @@
 #include <stdexcept>
 #include <string>
 
-// Dynamic shared memory of the kernel, 16-byte aligned.
-#define ST_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
+// What tests want to know to have been reached.
+#define ST_REACHED(what) static_cast<void>(0)
 
 namespace silvertriton::cuda {
 
@@ -29,10 +29,10 @@ inline void check(const char* what, cudaError_t error) {
 
 // Starts a kernel on the stream and comes back at once.
 template <typename... Parameters, typename... Arguments>
-void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, int threads, int64_t shared_bytes,
-            Stream stream, const Arguments&... arguments) {
+void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, int threads, Stream stream,
+            const Arguments&... arguments) {
     if (grid.x == 0 || grid.y == 0) return;
-    kernel<<<grid, threads, static_cast<size_t>(shared_bytes), stream>>>(arguments...);
+    kernel<<<grid, threads, 0, stream>>>(arguments...);
     check(name, cudaGetLastError());
 }
 

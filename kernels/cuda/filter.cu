@@ -240,7 +240,7 @@ void launch_filter(Stream stream, const FilterRun& run) {
     constexpr int64_t kMostRequests = 65535;  // in one dimension of a grid
     const auto chunks = static_cast<unsigned>((run.index.blocks + kThreads - 1) / kThreads);
     const auto requests = static_cast<unsigned>(run.call.batch < kMostRequests ? run.call.batch : kMostRequests);
-    launch("filter", silvertriton_filter, dim3(chunks, requests), kThreads, 0, stream, run);
+    launch("filter", silvertriton_filter, dim3(chunks, requests), kThreads, stream, run);
 }
 
 int64_t filter_rows_bytes(const FilterCall& call) {
@@ -250,7 +250,7 @@ int64_t filter_rows_bytes(const FilterCall& call) {
 void filter_rows(const Work& work, const FilterCall& call, const FilterIndex& index) {
     const FilterRun run{call, index, static_cast<int32_t*>(work.scratch), nullptr, nullptr, nullptr, 0};
     const auto stream = static_cast<Stream>(work.stream);
-    launch("plan_filter", silvertriton_plan_filter, dim3(static_cast<unsigned>(call.batch)), kThreads, 0, stream, run);
+    launch("plan_filter", silvertriton_plan_filter, dim3(static_cast<unsigned>(call.batch)), kThreads, stream, run);
     launch_filter(stream, run);
 }
 

@@ -127,7 +127,7 @@ void neighbour_scores(const Work& work, const int64_t* history, int64_t history_
     call.most = most;
     call.sums = sums;
     call.maxima = maxima;
-    launch("neighbour_scores", silvertriton_neighbour_scores, dim3(static_cast<unsigned>(batch)), kThreads, 0,
+    launch("neighbour_scores", silvertriton_neighbour_scores, dim3(static_cast<unsigned>(batch)), kThreads,
            static_cast<Stream>(work.stream), call);
 }
 

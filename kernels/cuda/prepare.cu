@@ -138,7 +138,7 @@ extern "C" __global__ void __launch_bounds__(silvertriton::cuda::kThreads)
 namespace silvertriton::cuda {
 
 void launch_prepare(Stream stream, const SearchRun& run) {
-    launch("prepare", silvertriton_prepare, dim3(static_cast<unsigned>(run.requests.batch)), kThreads, 0, stream, run);
+    launch("prepare", silvertriton_prepare, dim3(static_cast<unsigned>(run.requests.batch)), kThreads, stream, run);
 }
 
 }  // namespace silvertriton::cuda

@@ -15,6 +15,7 @@ constexpr int kSumsStride = kBlockRows + 1;
 // Sums of code products of 32 rows and eight queries, by tensor cores: sums[q * kSumsStride + row]. The query of a lane
 // is that of column lane / 4, null for none. Codes as they lie are the fragments: a word of four codes of one row.
 __device__ void multiply(const int32_t* codes, int64_t groups, const int32_t* query, int32_t* sums) {
+    ST_REACHED("matrix");
     const int row = lane_of_thread() / 4, group = lane_of_thread() % 4;
     int32_t products[2][4] = {{0, 0, 0, 0}, {0, 0, 0, 0}};
     for (int64_t j = group; j < (groups + 7) / 8 * 8; j += 8) {
@@ -70,10 +71,12 @@ __device__ void scan_chunk(const SearchRun& run, int64_t cluster, int64_t first,
             const auto how = static_cast<int32_t>(__shfl_sync(kAllLanes, static_cast<int32_t>(way), q));
             float score = 0.0f;
             if (how == kByVector) {
+                ST_REACHED("vectors");
                 score = score_vectors(run, b, block, passing);
             } else if (how == kByCode && by_matrix) {
                 score = static_cast<float>(sums[q * kSumsStride + lane_of_thread()]) * scale;
             } else if (how == kByCode) {
+                ST_REACHED("codes");
                 int32_t sum[1];
                 dot_block<1>(codes, groups, run.query_codes + b * run.query_groups, 0, sum);
                 score = static_cast<float>(sum[0]) * scale;
@@ -124,8 +127,8 @@ void launch_scan(Stream stream, const SearchRun& run, int32_t phase) {
     // As many blocks as may be at work at once; each takes chunks until none is left.
     const int64_t blocks = 8 * multiprocessors();
     launch("scan", silvertriton_scan,
-           dim3(static_cast<unsigned>(run.wide.chunk_room < blocks ? run.wide.chunk_room : blocks)), kThreads, 0,
-           stream, run, phase);
+           dim3(static_cast<unsigned>(run.wide.chunk_room < blocks ? run.wide.chunk_room : blocks)), kThreads, stream,
+           run, phase);
 }
 
 }  // namespace silvertriton::cuda

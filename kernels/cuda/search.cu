@@ -117,7 +117,7 @@ void search(const Work& work, const SearchRequests& requests, const SearchIndex&
         launch_choose(stream, run, phase);
         launch_scan(stream, run, phase);
     }
-    launch("search", silvertriton_search, dim3(static_cast<unsigned>(requests.batch)), kThreads, 0, stream, run);
+    launch("search", silvertriton_search, dim3(static_cast<unsigned>(requests.batch)), kThreads, stream, run);
 }
 
 }  // namespace silvertriton::cuda

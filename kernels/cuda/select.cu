@@ -53,7 +53,7 @@ int64_t select_bytes(const Scored& scored) {
 }
 
 void select(const Work& work, const Scored& scored, const SelectResults& results) {
-    launch("select", silvertriton_select, dim3(static_cast<unsigned>(scored.batch)), kThreads, 0,
+    launch("select", silvertriton_select, dim3(static_cast<unsigned>(scored.batch)), kThreads,
            static_cast<Stream>(work.stream),
            SelectCall{scored, results, static_cast<uint64_t*>(work.scratch), power_of_two(scored.candidates)});
 }

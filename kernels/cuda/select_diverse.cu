@@ -304,7 +304,7 @@ void select_diverse(const Work& work, const Scored& scored, const int32_t* rows,
     call.rows = rows;
     call.groups = groups;
     call.results = results;
-    launch("select_diverse", silvertriton_select_diverse, dim3(static_cast<unsigned>(scored.batch)), kThreads, 0,
+    launch("select_diverse", silvertriton_select_diverse, dim3(static_cast<unsigned>(scored.batch)), kThreads,
            static_cast<Stream>(work.stream), call);
 }
 

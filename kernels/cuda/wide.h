@@ -51,7 +51,10 @@ class Choice : public RequestSearch {
     __device__ void go_on(int32_t phase) {
         if (!load()) return;
         const int64_t hits = progress_.hits;
-        if (hits > run_.room) return store(true, true, floor_);
+        if (hits > run_.room) {
+            ST_REACHED("no room");
+            return store(true, true, floor_);
+        }
         if (progress_.fixed != 0) {
             if (hits >= state_.candidates && state_.candidates > 0) keep(hits);
             want_next(phase);
@@ -81,7 +84,9 @@ class Choice : public RequestSearch {
         if (progress_.fixed == 0) {
             if (stop_ < 0 && next_ >= listed_) stop_ = listed_;
             while (stop_ < 0) end_round(hits);
+            const int64_t before = hits;
             hits = drop_from(hits, stop_);
+            if (hits < before) ST_REACHED("dropped");
             taken_ = covered_ = 0;
             for (int64_t base = 0; base < stop_; base += kThreads) {
                 const int64_t place = base + thread_of_block();
@@ -231,6 +236,7 @@ class Choice : public RequestSearch {
     // The first request that wants a cluster puts its blocks on the list of the phase.
     __device__ void want(int64_t cluster, int64_t place, int32_t phase) {
         const WideRun& wide = run_.wide;
+        ST_REACHED(phase == 0 ? "phase 0" : phase == 1 ? "phase 1" : "phase 2");
         wide.places[b_ * clusters_ + cluster] = static_cast<int32_t>(place);
         const int64_t at = phase * clusters_ + cluster;
         atomicOr(&wide.wanted[at * wide.wanted_words + b_ / 32], 1u << (b_ % 32));

@@ -6,8 +6,9 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <memory>
+#include <map>
 #include <random>
+#include <string>
 #include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -88,7 +89,7 @@ struct Machine {
     std::vector<Warp> warps;
     Fibre* current = nullptr;
     std::vector<unsigned char*> stacks;
-    std::unique_ptr<unsigned char[]> dynamic;
+    std::map<std::string, int64_t> reached;
     std::mt19937 random{1};
     int64_t launches = 0;
 #if defined(__x86_64__)
@@ -262,8 +263,8 @@ const dim3& block_size() {
 const dim3& grid_size() {
     return machine().grid;
 }
-unsigned char* dynamic_shared() {
-    return machine().dynamic.get();
+void reached(const char* what) {
+    machine().reached[what] += 1;
 }
 
 void wait_for_block(int line) {
@@ -303,10 +304,10 @@ const Exchange& exchange(unsigned mask, const uint64_t (&words)[kWarpWords], int
     return slots;
 }
 
-void launch(const char* name, const std::function<void()>& body, dim3 grid, int threads, int64_t shared_bytes) {
+void launch(const char* name, const std::function<void()>& body, dim3 grid, int threads) {
     Machine& m = machine();
     if (grid.x == 0 || grid.y == 0) return;
-    if (threads % 32 != 0 || threads > 1024 || grid.y > 65535 || shared_bytes > 48 * 1024) {
+    if (threads % 32 != 0 || threads > 1024 || grid.y > 65535) {
         std::fprintf(stderr, "emulation: %s: a launch that no device takes\n", name);
         std::abort();
     }
@@ -329,14 +330,12 @@ void launch(const char* name, const std::function<void()>& body, dim3 grid, int 
         m.fibres[t].index = dim3(t, 0, 0);
         m.fibres[t].stack = m.stacks[t];
     }
-    m.dynamic.reset(new unsigned char[static_cast<size_t>(shared_bytes)]);
     protect(PROT_READ | PROT_WRITE);
     std::vector<uint64_t> blocks(static_cast<size_t>(grid.x) * grid.y);
     for (size_t b = 0; b < blocks.size(); ++b) blocks[b] = b;
     std::shuffle(blocks.begin(), blocks.end(), m.random);
     for (const uint64_t b : blocks) {
         m.block = dim3(static_cast<unsigned>(b % grid.x), static_cast<unsigned>(b / grid.x), 0);
-        std::fill_n(m.dynamic.get(), shared_bytes, static_cast<unsigned char>(m.random()));
         run_block(order);
     }
     protect(PROT_NONE);
@@ -344,11 +343,16 @@ void launch(const char* name, const std::function<void()>& body, dim3 grid, int 
 
 }  // namespace emulation
 
-// For tests: how many kernels have been launched, and memory that nothing but a kernel may touch.
+// For tests: how many kernels have been launched, how often a thread came by a mark, and memory that nothing but a
+// kernel may touch.
 extern "C" {
 
 __attribute__((visibility("default"))) int64_t st_emulation_launches() {
     return emulation::machine().launches;
+}
+
+__attribute__((visibility("default"))) int64_t st_emulation_reached(const char* what) {
+    return emulation::machine().reached[what];
 }
 
 __attribute__((visibility("default"))) void st_emulation_protect(void* address, uint64_t bytes) {

@@ -19,7 +19,7 @@
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __shared__ static __attribute__((section("st_shared")))
-#define ST_DYNAMIC_SHARED(name) unsigned char* const name = emulation::dynamic_shared()
+#define ST_REACHED(what) emulation::reached(what)
 
 struct dim3 {
     unsigned x, y, z;
@@ -42,8 +42,7 @@ const dim3& thread_index();
 const dim3& block_index();
 const dim3& block_size();
 const dim3& grid_size();
-unsigned char* dynamic_shared();
-
+void reached(const char* what);
 void wait_for_block(int line);
 
 // Gives `value` to the warp and returns what `lane` gave, once all lanes in `mask` have come to the same line.
@@ -53,7 +52,7 @@ struct Exchange {
 };
 const Exchange& exchange(unsigned mask, const uint64_t (&words)[kWarpWords], int line);
 
-void launch(const char* name, const std::function<void()>& body, dim3 grid, int threads, int64_t shared_bytes);
+void launch(const char* name, const std::function<void()>& body, dim3 grid, int threads);
 
 template <typename T>
 T shuffle(unsigned mask, T value, int lane, int line) {
@@ -135,9 +134,9 @@ namespace silvertriton::cuda {
 using Stream = void*;
 
 template <typename... Parameters, typename... Arguments>
-void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, int threads, int64_t shared_bytes, Stream,
+void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, int threads, Stream,
             const Arguments&... arguments) {
-    emulation::launch(name, [&] { kernel(arguments...); }, grid, threads, shared_bytes);
+    emulation::launch(name, [&] { kernel(arguments...); }, grid, threads);
 }
 
 inline int64_t multiprocessors() {

@@ -45,11 +45,14 @@ def sanitized() -> tuple[Path, dict[str, str]]:
     return emulated.library(SANITIZERS), environment
 
 
-@pytest.mark.timeout(600)  # the first time, the operators are compiled
+@pytest.mark.timeout(900)  # the first time, the operators are compiled
 def test_some_of_every_operator(library: Path) -> None:
-    chosen = "programs or share or wide or equal_filters or exact or random_candidates or fewer or seed"
-    files = ("filter_rows", "search", "select", "select_diverse", "rescore")
-    emulated.run_tests(files, library, f"({chosen}) and (0 or 2 or 7)")
+    files = ("filter_rows", "search", "select", "select_diverse", "rescore", "resolve_weights", "neighbour_scores")
+    emulated.run_tests(files, library, "(random or share or neighbour) and (0 or 2 or 7)")
+
+
+def test_the_wide_search_in_all_its_phases(library: Path) -> None:
+    assert "wide" in emulated.run(["-m", "tests.kernels.cuda.wide"], library)
 
 
 def test_few_launches_and_no_read_by_the_host(library: Path) -> None:
@@ -61,6 +64,9 @@ def test_few_launches_and_no_read_by_the_host(library: Path) -> None:
 def test_everything_without_a_complaint_of_the_sanitizers(sanitized: tuple[Path, dict[str, str]]) -> None:
     path, environment = sanitized
     emulated.run_tests(EVERYTHING, path, environment=environment)
+    # Searches of small indexes start fewer kernels on a GPU.
+    emulated.run_tests(("search", "scan"), path, environment={**environment, "ST_EMULATION_WIDE_BLOCKS": "1000000"})
+    emulated.run(["-m", "tests.kernels.cuda.wide"], path, environment)
 
 
 @pytest.mark.slow
