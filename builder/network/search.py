@@ -103,7 +103,7 @@ class Search(nn.Module):
         [B] int32` what is wrong with a request already. Returns, best first, `rows [B, M] int32` and `ids [B, M] int64`
         (-1 for none) and `scores [B, M] float32`; `stats [B, 4] int32` and `status [B] int32` (docs/wire-contract.md).
         """
-        if filter.size(1) > self.max_filter_words:  # costs nothing elsewhere
+        if self.may_be_too_long(filter):
             # A row with a status is not filtered. This is the largest one: another fault of the row takes its place.
             too_long = (filter[:, 1] > self.max_filter_words - 2) & (status == 0)
             status = torch.where(too_long, self.too_long, status)
@@ -144,6 +144,10 @@ class Search(nn.Module):
             self.exact_rows,
         )
         return rows, ids, scores, stats, status
+
+    def may_be_too_long(self, filter: Tensor) -> bool:
+        """Whether a program of `filter [B, F]` may be longer than `max_filter_words`."""
+        return filter.size(1) > self.max_filter_words
 
 
 def flag(bad: Tensor, status: int) -> Tensor:
