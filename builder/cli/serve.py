@@ -35,8 +35,21 @@ def _port_option(name: str, default: str, protocol: str) -> Callable[[Callable[.
 @_port_option("metrics", "8002", "Prometheus metrics")
 @admin_key_option
 @click.option("--restart/--no-restart", default=True, show_default=True, help="Start a server that crashed again.")
+@click.option(
+    "--trace",
+    metavar="URL",
+    help="OTLP/HTTP endpoint for OpenTelemetry spans of requests that bring a traceparent (http://HOST:4318/v1/traces).",
+)
+@click.option(
+    "--trace-rate",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Trace one in so many of the requests without a traceparent too.",
+)
 @click.option("--log", type=click.Path(path_type=Path), help="File for the server's log [REPOSITORY/.server.log].")
 @click.option("--no-verify", is_flag=True, help="Skip checking every file against its manifest.")
+@click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[-- TRITONSERVER_OPTIONS]")
 def command(
     repository: Path,
     address: str,
@@ -45,15 +58,22 @@ def command(
     metrics_port: int | None,
     admin_key_file: Path | None,
     restart: bool,
+    trace: str | None,
+    trace_rate: int,
     log: Path | None,
     no_verify: bool,
+    options: tuple[str, ...],
 ) -> None:
     """Serve every model of a repository until Ctrl-C or SIGTERM.
 
     The server is the stock tritonserver of the PyPI wheel `nvidia-pytriton`; nothing of ours runs in it but the model.
     While it runs, REPOSITORY/.server.json tells other commands of this user its addresses and the key of its
-    administration, a random one unless a file or the environment gives one.
+    administration, a random one unless a file or the environment gives one. What follows `--` goes to tritonserver as
+    it is; docs/serving.md names what is useful.
     """
+    if trace is None and trace_rate:
+        raise click.UsageError("--trace-rate goes with --trace URL, which says where spans are sent")
+    from builder.serving.options import tracing_options
     from builder.serving.server import StockServer
     from builder.serving.supervise import supervise
 
@@ -79,6 +99,7 @@ def command(
         metrics_port=metrics_port,
         admin_key=admin_key,
         state=repository / STATE_FILE if writable else None,
+        options=[*(tracing_options(trace, trace_rate) if trace is not None else ()), *options],
         cancelled=stopping.is_set,
     )
     with step("Loading models"):

@@ -69,8 +69,8 @@ def model_config(
     for name in OUTPUT_NAMES if ranks is None else RANKING_OUTPUTS:
         data_type, shape = shapes[name]
         config.output.add(name=name, data_type=model_config_pb2.DataType.Value(data_type), dims=shape)
-    # Batches form from requests that are waiting anyway; a delay would be paid in full by a lone client. No limits of the
-    # queue, no priorities: with them the batcher overlooks a free instance for up to half a second (docs/serving.md).
+    # Batches form from requests that are waiting anyway; a delay would be paid in full by a lone client. No limit of
+    # the queue and no priorities: with them the batcher overlooks a free instance for up to 0.5 s (docs/serving.md).
     config.dynamic_batching.SetInParent()
     kind = {"onnxruntime": "KIND_AUTO", "tensorrt": "KIND_GPU"}.get(backend, "KIND_CPU")
     config.instance_group.add(count=instances, kind=model_config_pb2.ModelInstanceGroup.Kind.Value(kind))
@@ -92,10 +92,9 @@ def model_config(
         # What serving/triton_model.py does by itself: a request that asks for nothing special, before the first user's.
         warmup = config.model_warmup.add(name="neutral", batch_size=1)
         for tensor in config.input:
-            dims = [WARMUP_LENGTH if size < 0 else size for size in tensor.dims]
-            warmup.inputs[tensor.name].CopyFrom(
-                model_config_pb2.ModelWarmup.Input(data_type=tensor.data_type, dims=dims, zero_data=True)
-            )
+            given = warmup.inputs[tensor.name]
+            given.data_type, given.zero_data = tensor.data_type, True
+            given.dims.extend(WARMUP_LENGTH if size < 0 else size for size in tensor.dims)
     text: str = text_format.MessageToString(config, as_utf8=True)
     return text
 

@@ -26,7 +26,6 @@ from builder.network.pipeline import OUTPUT_NAMES, Pipeline, forward_source, inp
 from builder.network.plain import PlainNeighbours, PlainSearch, rescore, resolve_weights, select
 from builder.network.ranking import RANKING_OUTPUTS, Ranking, ranking_names, ranking_source
 from builder.network.rerank import Reranking
-from builder.network.search import Search
 from builder.network.towers import UserTower
 from client.schema import Schema
 
@@ -104,9 +103,6 @@ def _with_forward(network: Pipeline | Ranking, schema: Schema) -> nn.Module:
     if isinstance(network, Ranking):
         methods["parts"] = lambda self, rows: [rows]  # a graph cannot have as many parts as a request needs
     alone.__class__ = type(type(network).__name__, (type(network),), methods)
-    if isinstance(search := getattr(alone, "search", None), Search):  # a graph has no branch for long programs
-        alone.search = _shallow(search)
-        alone.search.__class__ = type("Search", (Search,), {"may_be_too_long": lambda self, filter: True})
     if isinstance(tower := getattr(network, "tower", None), UserTower) and isinstance(tower.pooling, MeanPooling):
         alone.tower = _shallow(tower)
         alone.tower.pooling = _GatheredMean()

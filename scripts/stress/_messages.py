@@ -161,8 +161,8 @@ def missing_input(maker: Maker) -> Message:
 
 def extra_input(maker: Maker) -> Message:
     message = maker.good()
-    for _ in range(maker.pick([1, 1, 3000])):
-        message.inputs.add(name=maker.pick(["quer", "", "item_ids", "x" * 10_000]), datatype="INT64", shape=[1, 1])
+    for _ in range(maker.pick([1, 1, 300])):
+        message.inputs.add(name=maker.pick(["quer", "", "item_ids", "x" * 20_000]), datatype="INT64", shape=[1, 1])
         message.raw_input_contents.append(b"\0" * 8)
     return message
 

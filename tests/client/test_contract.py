@@ -267,3 +267,18 @@ def test_another_artifact_of_the_same_version_is_seen_when_a_server_comes_back(s
         server.edit = {"schema": json.dumps(json.loads(server.schema.to_json()) | {"tasks": ["buy"]})}
         server.fail(ConnectionFailed("it is restarted"))
         assert [hit.tasks for hit in client.retrieve(k=1)] == [{"buy": 1.0}]
+
+
+def test_inputs_of_no_length_are_padding_or_malformed() -> None:
+    """As a server answers those who write the tensors by themselves."""
+    schema = Schema.from_json(recorded()["schema"])
+    server = FakeServer(schema, [{"item_id": 1}])
+    inputs = Codec(schema).encode([Request(user={"user_id": 1})])
+    none = np.empty((1, 0), np.int64)
+    for change, status in (
+        ({"history": none, "exclude": none}, Status.OK),
+        ({"filter": none}, Status.FILTER_MALFORMED),
+    ):
+        answer = server.infer("retrieval", {**inputs, **change}, 1.0)
+        assert answer.outputs["status"].tolist() == [[status]]
+        assert answer.outputs["count"].tolist() == [[0 if status else 1]]
