@@ -21,7 +21,8 @@ from builder.export.sources import read_source
 from builder.export.tensorrt import require_tensorrt, write_plan
 from builder.export.torchscript import script
 from builder.network.pipeline import OUTPUT_NAMES, input_names
-from tests.builder.artifacts import ask, listing, neutral, write_config
+from builder.network.ranking import RANKING_OUTPUTS
+from tests.builder.artifacts import ask, ask_ranking, listing, neutral, write_config
 from tests.builder.export.onnx_networks import ITEMS, Made, make, requests
 from tests.builder.export.test_onnx import same
 
@@ -99,7 +100,7 @@ def test_an_export_adds_it_and_how_to_serve_it(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(40, 8)).astype(np.float32)
     config = write_config(tmp_path, vectors, "index: {results: 50, max_candidates: 60}\n")
-    version = export(read_source(config), tmp_path / "repository", rank=False, formats=["onnx-plain"])
+    version = export(read_source(config), tmp_path / "repository", formats=["onnx-plain"])
     assert "plain.onnx" in verify(version).files
     text = (version.parent / "configs" / "onnxruntime.pbtxt").read_text()
     assert 'default_model_filename: "plain.onnx"' in text
@@ -109,7 +110,15 @@ def test_an_export_adds_it_and_how_to_serve_it(tmp_path: Path) -> None:
     same(
         ask(version, inputs)[:5], session.run(None, {n: t.numpy() for n, t in inputs.items()})[:5], OUTPUT_NAMES[:5], 0
     )
-    export(read_source(config), tmp_path / "repository", rank=False)
+    ranking = onnxruntime.InferenceSession(str(tmp_path / "repository" / "retrieval_rank" / "1" / "plain.onnx"))
+    inputs = {
+        "query": inputs["query"],
+        "items": torch.tensor([[39, 2, -1, 77]] * 3),
+        "task_weights": torch.full((3, 1), 2.0),
+    }
+    given = {name: tensor.numpy() for name, tensor in inputs.items()}
+    same(ask_ranking(version, inputs), ranking.run(None, given), RANKING_OUTPUTS, 0)
+    export(read_source(config), tmp_path / "repository")
     assert listing(version.parent / "configs") == ["pytorch.pbtxt"]  # version 2 has nothing for onnxruntime
 
 
