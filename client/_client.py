@@ -9,9 +9,11 @@ from typing import Any, TypeVar
 
 from numpy.typing import ArrayLike
 
-from client._core import Core, Infer, Pause, Step, Steps
+from client._core import Core
 from client._endpoints import addresses_of, check_compression, check_hedge, check_shared_memory, connected, given
+from client._explanation import Explanation
 from client._models import Ranking, Request, Retrieval
+from client._steps import Infer, Pause, Step, Steps
 from client.contract import Contract
 from client.errors import RequestError
 from client.filters.conditions import Condition
@@ -172,6 +174,27 @@ class RetrievalClient:
         """
         request = Request(user=user, history=history, query=query, task_weights=task_weights)
         return self._run(self._core.rank(request, items, k, timeout, headers))
+
+    def explain(
+        self,
+        item_id: int,
+        request: Request,
+        *,
+        timeout: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Explanation:
+        """Say why an item is, or is not, among the results of a request; `str()` of the answer is a sentence or two.
+
+            print(client.explain(318, Request(user={"user_id": 42}, filter=F.year >= 1990, k=10)))
+
+        Found by asking the server what would be if something were otherwise, in two calls mostly (a few more under
+        rules of diversity), to one version of the model: if it is replaced meanwhile, all of it is asked again, once.
+        `timeout` covers them all.
+
+        Raises `RequestError` when the item id or the request is wrong, and any other `SilverTritonError` when a call
+        fails.
+        """
+        return self._run(self._core.explain(item_id, request, timeout, headers))
 
     def close(self) -> None:
         """Close the connections. Later calls raise `ClientClosed`; closing again does nothing."""

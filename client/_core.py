@@ -14,7 +14,7 @@ was read a minute ago. If the schema has changed, the request is encoded anew an
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import monotonic, perf_counter
 from typing import Any, TypeVar
@@ -23,9 +23,12 @@ from numpy.typing import NDArray
 
 from client._balancer import Balancer, Endpoint
 from client._codec import Codec
+from client._explain import explaining
+from client._explanation import Explanation
 from client._models import Ranking, Request, Retrieval
 from client._ranking import RankingCodec
-from client._values import header_fields, most_filter_words, seconds, version_text
+from client._steps import Infer, Pause, ReadConfig, Steps
+from client._values import header_fields, item_ids, most_filter_words, seconds, version_text
 from client._work import RankingItems, Retrieving, Work, kept
 from client.contract import Contract
 from client.errors import (
@@ -69,41 +72,6 @@ class Served:
             return True
         self.read_at = now
         return False
-
-
-@dataclass(frozen=True, slots=True)
-class ReadConfig:
-    """Answered with a `ModelConfig`."""
-
-    endpoint: Endpoint
-    model: str
-    timeout: float
-    version: str
-    headers: Headers
-
-
-@dataclass(frozen=True, slots=True)
-class Infer:
-    """Answered with an `Answer` and the endpoint that gave it: another one if `hedge` offered it and it was faster."""
-
-    endpoint: Endpoint
-    model: str
-    inputs: Mapping[str, NDArray[Any]]
-    timeout: float
-    version: str
-    headers: Headers
-    hedge: Callable[[], Endpoint | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """Answered with None after so many seconds."""
-
-    seconds: float
-
-
-Step = ReadConfig | Infer | Pause
-Steps = Generator[Step, Any, R]
 
 
 class Core:
@@ -178,6 +146,39 @@ class Core:
         work = RankingItems(kept(request), items, k)
         return (yield from self._tried(self.model + RANKING_SUFFIX, work, deadline, self._all_headers(headers)))
 
+    def explain(
+        self, item_id: int, request: Request, timeout: float | None, headers: Mapping[str, str] | None
+    ) -> Steps[Explanation]:
+        """Why one item is or is not returned, all of it asked of one version at one endpoint."""
+        self._require_open()
+        deadline = self._until(timeout)
+        sent = self._all_headers(headers)
+        (item,) = item_ids("item_id", [item_id]).tolist()
+        asked = kept(request)
+        return (yield from self._repeated(lambda at: self._explained(at, item, asked, deadline, sent), deadline))
+
+    def _explained(
+        self, endpoint: Endpoint, item: int, request: Request, deadline: float, headers: Headers
+    ) -> Steps[Explanation]:
+        served = endpoint.served.get(self.model) or (yield from self._read(endpoint, self.model, deadline, headers))
+        version = None
+        for _ in range(2):
+            assert isinstance(served.codec, Codec)
+            asking = explaining(item, request, served.codec, served.max_batch)
+            try:
+                work = next(asking)
+                while True:
+                    results = yield from self._asked(endpoint, self.model, work, deadline, headers, alone=True)
+                    if work.codec is not served.codec or version not in (None, work.version):
+                        break
+                    version = work.version
+                    work = asking.send(results)
+            except StopIteration as end:
+                explanation: Explanation = replace(end.value, version=version)
+                return explanation
+            served, version = endpoint.served[self.model], None
+        raise SchemaMismatch(f"{self.model!r} at {endpoint.name} was replaced twice during the call; call again")
+
     def _tried(self, model: str, work: Work[R], deadline: float, headers: Headers) -> Steps[R]:
         """`_asked`, again where that may help, of other endpoints first."""
 
@@ -219,8 +220,13 @@ class Core:
             yield Pause(pause)
         raise AssertionError("the last attempt returns or raises")  # pragma: no cover
 
-    def _asked(self, endpoint: Endpoint, model: str, work: Work[R], deadline: float, headers: Headers) -> Steps[R]:
-        """One request to one endpoint; a second one if the first shows that the schema is out of date."""
+    def _asked(
+        self, endpoint: Endpoint, model: str, work: Work[R], deadline: float, headers: Headers, *, alone: bool = False
+    ) -> Steps[R]:
+        """One request to one endpoint; a second one if the first shows that the schema is out of date.
+
+        `alone`: no other endpoint may answer in its place.
+        """
         served = endpoint.served.get(model)
         if served is None or not served.trusted():
             served = yield from self._read(endpoint, model, deadline, headers)
@@ -236,7 +242,7 @@ class Core:
             source = endpoint
             try:
                 started = perf_counter()
-                answer, source = yield from self._infer(endpoint, model, inputs, work, deadline, headers)
+                answer, source = yield from self._infer(endpoint, model, inputs, work, deadline, headers, alone)
                 latency = perf_counter() - started
                 if source is endpoint and answer.version in served.versions:
                     current: Served | None = served  # also where another call has seen a newer version meanwhile
@@ -273,10 +279,11 @@ class Core:
         work: Work[R],
         deadline: float,
         headers: Headers,
+        alone: bool,
     ) -> Steps[tuple[Answer, Endpoint]]:
         def second() -> Endpoint | None:
             """Another endpoint that works and takes the same tensors, as far as is known."""
-            other = self.balancer.take((endpoint,), only_other=True)
+            other = None if alone else self.balancer.take((endpoint,), only_other=True)
             if other is not None and (served := other.served.get(model)) and served.codec is not work.codec:
                 self.balancer.release(other)
                 return None

@@ -46,6 +46,7 @@ class Retrieving:
 
     def __init__(self, requests: Sequence[Request]) -> None:
         self.codec: Codec | None = None
+        self.version = ""  # that answered
         self._requests = requests
         self._checked: list[Row | RequestError] = []
         self._ks: list[int] = []
@@ -64,6 +65,7 @@ class Retrieving:
         if answer is None:
             return [row for row in self._checked if isinstance(row, RequestError)]
         assert self.codec is not None
+        self.version = answer.version
         answered = self.codec.decode(answer.outputs, self._ks, latency)
         if len(answered) == len(self._checked):
             return answered

@@ -23,6 +23,7 @@ from client import (
     Request,
     Retry,
     RowStatusError,
+    Rules,
     Schema,
     SchemaError,
     SchemaMismatch,
@@ -102,9 +103,23 @@ def client(request: pytest.FixtureRequest, server: Other) -> Iterator[Any]:
 
 
 def test_what_is_exported_is_read_again() -> None:
-    for written in (Contract(), Contract(frozenset({1, 300}), 500, 0), Contract(items=7)):
+    for written in (
+        Contract(),
+        Contract(frozenset({1, 300}), 500, 0),
+        Contract(items=7),
+        Contract(rules=Rules((), 0.5)),
+        Contract(rules=Rules((("genres", 2), ("a b", 1)))),
+    ):
         assert Contract.read(written.parameters()) == written
     assert Contract().opcodes == frozenset(Opcode)
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "3", '{"at_most": 3, "mmr": 1}', '{"at_most": {}}', '{"at_most": {}, "mmr": "x"}', "[" * 10**5]
+)
+def test_rules_that_cannot_be_read(text: str) -> None:
+    with pytest.raises(SchemaError, match="'diversity' of the model configuration"):
+        Contract.read({"diversity": text})
 
 
 def test_an_artifact_from_before_contracts(client: Any, server: Other) -> None:
