@@ -80,7 +80,7 @@ def formats_writer(
         if "tensorrt" in formats:
             from builder.export.tensorrt import require_tensorrt, write_plan
 
-            with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            with tempfile.TemporaryDirectory(dir=folder) as scratch:
                 of_plan = Path(scratch) / PLAIN_FILE
                 write_onnx(served, schema, of_plan, metadata, plain=True)
                 write_plan(of_plan, folder / PLAN_FILE, require_tensorrt())

@@ -148,7 +148,7 @@ def select(
 
 
 def add_by_index(summed: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
-    """`summed.index_add(1, index, source)` of `summed [B, G]` and `source [B, T]`, which TensorRT has no scatter for."""
+    """`summed.index_add(1, index, source)` of `summed [B, G]`, `source [B, T]`: TensorRT scatters without adding."""
     of_group = index.unsqueeze(1) == torch.arange(summed.size(dim), device=index.device)  # [T, G]
     return summed + torch.where(of_group, source.unsqueeze(2), 0).sum(1)
 
