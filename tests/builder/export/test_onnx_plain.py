@@ -122,6 +122,17 @@ def test_an_export_adds_it_and_how_to_serve_it(tmp_path: Path) -> None:
     assert listing(version.parent / "configs") == ["pytorch.pbtxt"]  # version 2 has nothing for onnxruntime
 
 
+def test_a_plan_becomes_part_of_the_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As TensorRT would write it, by TensorRT-RTX, which builds without a GPU."""
+    tensorrt = pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx")
+    monkeypatch.setattr("builder.export.tensorrt.require_tensorrt", lambda: tensorrt)
+    config = write_config(tmp_path, np.eye(8, dtype=np.float32), "index: {results: 3}\n")
+    version = export(read_source(config), tmp_path / "repository", rank=False, formats=["tensorrt"])
+    assert set(verify(version).files) == {"libsilvertriton_ops.so", "model.plan", "model.pt", "model.py"}
+    assert listing(version) == ["libsilvertriton_ops.so", "manifest.json", "model.plan", "model.pt", "model.py"]
+    assert listing(version.parent / "configs") == ["pytorch.pbtxt", "tensorrt.pbtxt"]
+
+
 def test_rules_of_diversity_are_refused(tmp_path: Path) -> None:
     config = write_config(tmp_path, np.eye(8, dtype=np.float32), "diversity: {mmr: 0.5}\nindex: {results: 3}\n")
     with pytest.raises(BuilderError, match=r"^diversity: rules of diversity cannot be written in operators of ONNX"):
