@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "Train the towers that a retrieval.yaml describes.",
     "export": "Build index and network and add a version to a model repository.",
     "tune": "Choose other defaults for the newest version, for a recall.",
+    "estimate-memory": "Estimate what a source or version takes in memory.",
     "serve": "Serve a model repository with the stock Triton Inference Server.",
     "evaluate": "Measure Recall and NDCG of a run: exact and served.",
     "report": "Write an HTML page about a run and its version.",
@@ -34,7 +35,7 @@ class _Commands(click.Group):
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        command: click.Command = import_module(f"builder.cli.{name}").command
+        command: click.Command = import_module(f"builder.cli.{name.replace('-', '_')}").command
         return command
 
     def resolve_command(

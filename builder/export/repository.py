@@ -2,6 +2,7 @@
 
 REPOSITORY/MODEL/config.pbtxt              Python backend (the embedded server)
 REPOSITORY/MODEL/configs/pytorch.pbtxt     PyTorch backend, chosen with --model-config-name=pytorch
+REPOSITORY/MODEL/configs/{onnxruntime,tensorrt}.pbtxt   where the version holds plain.onnx or model.plan
 REPOSITORY/MODEL/VERSION/{model.pt, model.py, libsilvertriton_ops.so, manifest.json}
 REPOSITORY/MODEL_rank/...                  the ranking model of the same snapshot, under the same version number
 """
@@ -21,7 +22,7 @@ from pathlib import Path
 import torch
 
 from builder.errors import BuilderError
-from builder.export.config import model_config
+from builder.export.config import SERVED_FILES, model_config
 from builder.export.manifest import (
     CODE_FILE,
     LIBRARY_FILE,
@@ -39,7 +40,12 @@ from client.schema import RANKING_SUFFIX, Schema
 # Copied, never imported here: it needs the server's own Python module.
 _SERVED_CODE = Path(__file__).parent.parent / "serving" / "triton_model.py"
 _PARTIAL = ".partial-"
-_CONFIGS = {"python": Path("config.pbtxt"), "pytorch": Path("configs", "pytorch.pbtxt")}
+_CONFIGS = {
+    "python": Path("config.pbtxt"),
+    "pytorch": Path("configs", "pytorch.pbtxt"),
+    "onnxruntime": Path("configs", "onnxruntime.pbtxt"),
+    "tensorrt": Path("configs", "tensorrt.pbtxt"),
+}
 _FREE_SPACE_RESERVE = 64 << 20  # bytes left free beside what is written
 
 
@@ -122,6 +128,8 @@ def write_version(
                 partial.chmod(0o755)  # mkdtemp's 0700 would lock out a server that runs as another user
                 _sync(partial)
                 for backend, config in _CONFIGS.items():
+                    if SERVED_FILES[backend] not in files:
+                        continue
                     text = model_config(
                         schema, manifest.contract, model=name, backend=backend, threads=threads, instances=instances,
                         snapshot=manifest.snapshot, ranks=None if ranks is None else model,
@@ -195,7 +203,10 @@ def _publish(written: list[tuple[Path, Path]]) -> None:
     for partial, version in written:
         for config in _CONFIGS.values():
             (version.parent / config).parent.mkdir(exist_ok=True)
-            os.replace(partial / config.name, version.parent / config)
+            if (partial / config.name).exists():
+                os.replace(partial / config.name, version.parent / config)
+            else:  # an earlier version's, of a file that this one does not have
+                (version.parent / config).unlink(missing_ok=True)
     renamed: list[Path] = []
     try:
         for partial, version in written:
