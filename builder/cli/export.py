@@ -62,6 +62,8 @@ def command(
 
     \b
     --format onnx adds model.onnx: the network with the operators as nodes of the domain silvertriton.
+    --format onnx-plain adds plain.onnx: in operators of ONNX alone, with exact search.
+    --format tensorrt adds model.plan: the TensorRT plan of that; it needs TensorRT and a GPU.
     """
     from builder.export.artifact import export
     from builder.export.manifest import read_manifest

@@ -1,9 +1,10 @@
 """Version directories in a Triton model repository, written whole or not at all.
 
 REPOSITORY/MODEL/VERSION/{model.pt, model.py, libsilvertriton_ops.so, manifest.json}
-REPOSITORY/MODEL/VERSION/{config.pbtxt, pytorch.pbtxt}      its configurations
+REPOSITORY/MODEL/VERSION/{config.pbtxt, pytorch.pbtxt}      its configurations; where it holds plain.onnx or model.plan,
+                                           onnxruntime.pbtxt and tensorrt.pbtxt too
 REPOSITORY/MODEL/config.pbtxt              of the version that is served: Python backend (the embedded server)
-REPOSITORY/MODEL/configs/pytorch.pbtxt     the same: PyTorch backend, chosen with --model-config-name=pytorch
+REPOSITORY/MODEL/configs/pytorch.pbtxt     the same: PyTorch backend, chosen with --model-config-name=pytorch; and so on
 REPOSITORY/MODEL_rank/...                  the ranking model of the same snapshot, under the same version number
 """
 
@@ -22,7 +23,7 @@ from pathlib import Path
 import torch
 
 from builder.errors import BuilderError
-from builder.export.config import model_config
+from builder.export.config import SERVED_FILES, model_config, read_config
 from builder.export.manifest import (
     CODE_FILE,
     LIBRARY_FILE,
@@ -105,6 +106,7 @@ def write_version(
                 stack.enter_context(_lock(home))
                 for leftover in home.glob(f"{_PARTIAL}*"):
                     shutil.rmtree(leftover, ignore_errors=True)
+                adopt(home)
             _require_space(homes[0], sum(map(_artifact_bytes, networks.values())))
             taken = [int(path.name) for name in networks for path in versions(repository, name)]
             number = max(taken, default=0) + 1
@@ -122,6 +124,8 @@ def write_version(
                 (partial / MANIFEST).write_text(manifest.to_json())
                 partial.chmod(0o755)  # mkdtemp's 0700 would lock out a server that runs as another user
                 for backend, config in CONFIGS.items():
+                    if SERVED_FILES[backend] not in files:
+                        continue
                     text = model_config(
                         schema, manifest.contract, model=name, backend=backend, threads=threads, instances=instances,
                         snapshot=manifest.snapshot, ranks=None if ranks is None else model,
@@ -133,6 +137,30 @@ def write_version(
             return homes[0] / str(number)
     except OSError as error:
         raise BuilderError(f"cannot write a version of {model} into {repository}: {error}") from error
+
+
+def adopt(home: Path) -> None:
+    """Give configurations that name no version to the version that they are of, as that one's own.
+
+    A model had such ones, of its newest version, before versions carried their own. Raises `BuilderError` where they
+    are of no version that is there.
+    """
+    config = home / CONFIGS["python"]
+    if not config.exists() or (read := read_config(config)).HasField("version_policy"):
+        return
+    newest = find_version(home.parent, home.name)
+    if (newest / config.name).exists():
+        return  # the policy was taken out since; `configured` says so
+    if read_manifest(newest).snapshot != read.parameters["snapshot"].string_value:
+        raise BuilderError(
+            f"is not of version {newest.name}, the newest, and names no other",
+            where=str(config),
+            remedy="Export again, into an empty repository.",
+        )
+    for path in CONFIGS.values():
+        if (home / path).exists():
+            shutil.copyfile(home / path, newest / path.name)
+    configure(home, newest)
 
 
 def check_target(repository: Path, model: str, *, ranked: bool = False) -> None:

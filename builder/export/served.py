@@ -1,7 +1,7 @@
 """Which version a model serves: it stands in the model's configuration, which is that version's own.
 
-REPOSITORY/MODEL/VERSION/{config.pbtxt, pytorch.pbtxt}            written with the version, never changed
-REPOSITORY/MODEL/{config.pbtxt, configs/pytorch.pbtxt}            the served version's, and its number
+REPOSITORY/MODEL/VERSION/{config.pbtxt, pytorch.pbtxt, ...}       written with the version, never changed
+REPOSITORY/MODEL/{config.pbtxt, configs/pytorch.pbtxt, ...}       the served version's, and its number
 REPOSITORY/MODEL_canary/{VERSION -> ../MODEL/VERSION, ...}        a canary: a second version, as a model of its own
 
 A model of its own because all loaded versions of one Triton model share one configuration, and versions differ in it:
@@ -25,7 +25,12 @@ from builder.errors import BuilderError
 from builder.export.config import read_config
 from client.schema import CANARY_SUFFIX, SHARE_PARAMETER
 
-CONFIGS = {"python": Path("config.pbtxt"), "pytorch": Path("configs", "pytorch.pbtxt")}
+CONFIGS = {
+    "python": Path("config.pbtxt"),
+    "pytorch": Path("configs", "pytorch.pbtxt"),
+    "onnxruntime": Path("configs", "onnxruntime.pbtxt"),
+    "tensorrt": Path("configs", "tensorrt.pbtxt"),
+}
 _LOCK = ".rollout.lock"
 _PARTIAL = ".rollout-"  # begins the names of folders that are being written or removed
 _PREVIOUS = "previous"  # parameter: the version that was served before
@@ -66,7 +71,16 @@ def configure(home: Path, version: Path, *, previous: int | None = None, share: 
 
     `home` may be another model's than the version's. Raises BuilderError for a version without configurations.
     """
+    if not (version / CONFIGS["python"].name).exists():
+        raise BuilderError(
+            "has no configuration of its own: it was exported before versions had one",
+            where=str(version),
+            remedy="Export it again, as a new version.",
+        )
     for path in CONFIGS.values():
+        if not (version / path.name).exists():  # it holds nothing for that backend
+            (home / path).unlink(missing_ok=True)
+            continue
         config = read_config(version / path.name)
         config.name = home.name
         config.version_policy.specific.versions.append(int(version.name))

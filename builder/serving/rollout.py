@@ -16,7 +16,7 @@ from pathlib import Path
 
 from builder.errors import BuilderError
 from builder.export.manifest import verify
-from builder.export.repository import find_version, versions
+from builder.export.repository import adopt, find_version, versions
 from builder.export.served import (
     Configured,
     canary_of,
@@ -148,7 +148,13 @@ def choose(repository: Path, model: str, number: int | None) -> int:
 
 
 def tidy(repository: Path) -> None:
-    """Remove what an interrupted promotion left beside the served models, before a server starts. A canary stays."""
+    """Put a repository in order before a server starts.
+
+    What an interrupted promotion left beside the served models is removed, a canary stays; configurations of earlier
+    releases become those of their versions.
+    """
+    for path in repository.glob("*/config.pbtxt"):
+        adopt(path.parent)
     beside = [home.name.removesuffix(RANKING_SUFFIX) for home in repository.glob("*/") if _is_beside(home.name)]
     if not beside:
         return
@@ -162,6 +168,8 @@ def tidy(repository: Path) -> None:
 def _checked_pair(repository: Path, model: str, number: int | None, say: Say) -> list[Path]:
     """The version and, if it has one, that of its ranking model, their files checked."""
     pair = [find_version(repository, model, number)]
+    for name in (model, model + RANKING_SUFFIX):
+        adopt(repository / name)
     say("Checking files")
     verify(pair[0])
     rank = model + RANKING_SUFFIX
