@@ -105,8 +105,7 @@ class Search(nn.Module):
         (-1 for none) and `scores [B, M] float32`; `stats [B, 4] int32` and `status [B] int32` (docs/wire-contract.md).
         """
         # Else an exporter may follow an example, and must not choose by a size.
-        # Documented, not typed; TorchScript takes nothing behind a type comment.
-        served = torch.jit.is_scripting()  # type: ignore[attr-defined]
+        served = torch.jit.is_scripting()
         if served and filter.size(1) < 2:  # no place for a length: no program
             status = torch.where(status == 0, self.malformed, status)
             filter = filter.new_zeros(filter.size(0), 2)
