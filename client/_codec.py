@@ -49,6 +49,7 @@ _MEANINGS = {
     Status.SEARCH: "probes or candidates are out of range",
     Status.ITEMS: "the given items hold an id below -1",
     Status.FILTER_TOO_LONG: "the filter has more words than the artifact takes (max_filter_words); use fewer values",
+    Status.INDEX: "the index on the server's GPU contradicts itself; export the artifact again",
 }
 
 

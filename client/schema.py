@@ -40,6 +40,7 @@ class Status(IntEnum):
     SEARCH = 8
     ITEMS = 9
     FILTER_TOO_LONG = 10
+    INDEX = 11
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ __device__ inline int64_t lower_bound(const T* values, int64_t first, int64_t la
     return first;
 }
 
-// Blocks of a cluster, within the index whatever its table says.
+// Blocks of a cluster, within the index whatever its table says: kernels read it before they know it to be sound.
 struct BlockRange {
     int64_t first, last;
 };

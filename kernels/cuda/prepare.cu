@@ -88,6 +88,15 @@ __device__ int32_t prepare_excluded(const SearchRun& run, int64_t b, PrepareShar
     return found;
 }
 
+// Whether the clusters' blocks follow each other from 0 to NB: all that is read of an index by cluster lies within it
+// then.
+__device__ bool clusters_are_sound(const FilterIndex& index, PrepareShared& shared) {
+    const int32_t* first = index.cluster_blocks;
+    int32_t bad = first[0] != 0 || first[index.clusters] != index.blocks;
+    for (int64_t c = thread_of_block(); c < index.clusters; c += kThreads) bad |= first[c] > first[c + 1];
+    return block_sum(bad, shared.sums) == 0;
+}
+
 }  // namespace
 }  // namespace silvertriton::cuda
 
@@ -117,6 +126,7 @@ extern "C" __global__ void __launch_bounds__(silvertriton::cuda::kThreads)
         if (bad_exclude) status = first_status(status, kStatusExclude);
         if (probes < 0 || probes > clusters || candidates < 0 || candidates > run.limits.max_candidates)
             status = first_status(status, kStatusSearch);
+        if (!clusters_are_sound(run.index.filters, shared)) status = first_status(status, kStatusIndex);
         const bool filtered = requests.program[b * requests.program_width + 1] != 0;
         if (filtered) status = first_status(status, plan_program(run.filter, b, shared.plan));
         const float length = prepare_query(run, b, shared);

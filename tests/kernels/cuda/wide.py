@@ -6,7 +6,7 @@ import ctypes
 
 import numpy as np
 
-from builder import ops, oplib
+from builder import oplib, ops
 from tests.kernels.catalogue import Items, marked, marks
 from tests.kernels.reference import Limits, Request
 
@@ -38,7 +38,7 @@ def around_centres(seed: int, dims: int, reach: list[float]) -> tuple[Items, lis
     queries = items.queries(generator, 11)
     queries[3:6] = queries[2]  # of requests that take the same clusters
     return items, [
-        Request(query, programs[i % 4 if i > 5 else 0], items.ids[i :: 50].tolist(), kinds[i % 5])
+        Request(query, programs[i % 4 if i > 5 else 0], items.ids[i::50].tolist(), kinds[i % 5])
         for i, query in enumerate(queries)
     ]
 
