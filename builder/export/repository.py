@@ -157,7 +157,7 @@ def adopt(home: Path) -> None:
             where=str(config),
             remedy="Export again, into an empty repository.",
         )
-    for path in CONFIGS.values():
+    for path in reversed(CONFIGS.values()):  # config.pbtxt last: it says that they are there
         if (home / path).exists():
             shutil.copyfile(home / path, newest / path.name)
     configure(home, newest)

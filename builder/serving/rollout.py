@@ -154,7 +154,8 @@ def tidy(repository: Path) -> None:
     releases become those of their versions.
     """
     for path in repository.glob("*/config.pbtxt"):
-        adopt(path.parent)
+        with contextlib.suppress(BuilderError, OSError):  # a model of others, a repository that is only read
+            adopt(path.parent)
     beside = [home.name.removesuffix(RANKING_SUFFIX) for home in repository.glob("*/") if _is_beside(home.name)]
     if not beside:
         return

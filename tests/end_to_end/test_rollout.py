@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,8 +24,9 @@ from builder.export.served import configured, rollout_lock
 from builder.serving.control import ModelControl
 from builder.serving.rollout import promote, roll_back, start_canary
 from builder.serving.server import StockServer
-from builder.serving.state import STATE_FILE
-from client import ModelUnavailable, RetrievalClient
+from builder.serving.state import STATE_FILE, read_state
+from builder.serving.supervise import supervise
+from client import ModelUnavailable, RetrievalClient, Retry
 from client._serving import CANARY_REREAD
 from tests.end_to_end.rolling import DIMS, FIRST, Load, Made, make
 
@@ -28,6 +34,7 @@ pytestmark = pytest.mark.server
 
 MODEL = "retrieval"
 BOTH = {MODEL: [1], f"{MODEL}_rank": [1]}
+PATIENT: Any = {"timeout": 20, "retry": Retry(attempts=50, most=0.2)}  # a busy machine may be late to take a connection
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +57,23 @@ def versions(exported: tuple[Path, dict[int, Made]]) -> dict[int, Made]:
 
 
 @pytest.fixture
-def server(repository: Path, tmp_path: Path) -> Iterator[StockServer]:
+def said() -> list[str]:
+    """What `server` was started again for."""
+    return []
+
+
+@pytest.fixture
+def server(repository: Path, tmp_path: Path, said: list[str]) -> Iterator[StockServer]:
+    """Supervised as by `builder serve`: no process that a rollout ends may be taken for lost."""
+    stopping = threading.Event()
     with StockServer(repository, log=tmp_path / "server.log", state=repository / STATE_FILE) as server:
-        yield server
+        thread = threading.Thread(target=supervise, args=(server, stopping, said.append), kwargs={"restart": True})
+        thread.start()
+        try:
+            yield server
+        finally:
+            stopping.set()
+            thread.join()
 
 
 @pytest.fixture
@@ -76,23 +97,13 @@ def run(*arguments: object) -> tuple[int, str]:
 
 @pytest.mark.slow
 def test_no_call_fails_and_no_answer_is_mixed(
-    repository: Path, server: StockServer, control: ModelControl, versions: dict[int, Made]
+    repository: Path, server: StockServer, control: ModelControl, versions: dict[int, Made], said: list[str]
 ) -> None:
-    """Promotion to another schema, rollback to a lower number, a canary that ends, one that is promoted."""
+    """A canary of another schema, its promotion, and a rollback to the lower number."""
     with Load(server.url, versions, headers=server.admin_headers) as load:
         load.until(lambda version: version == 1)
-        assert promote(repository, MODEL, 2, control) == 2
-        load.until(lambda version: version == 2)
-        assert roll_back(repository, MODEL, control) == (2, 1)
-        load.until(lambda version: version == 1)
-
         assert start_canary(repository, MODEL, None, 0.3, control) == 3
-        assert control.loaded() == {
-            MODEL: [1],
-            f"{MODEL}_rank": [1],
-            f"{MODEL}_canary": [3],
-            f"{MODEL}_canary_rank": [3],
-        }
+        assert control.loaded() == {**BOTH, f"{MODEL}_canary": [3], f"{MODEL}_canary_rank": [3]}
         load.until(lambda version: version == 3, calls=1)
         load.wait(CANARY_REREAD + 0.5)  # until every client has seen it
         first = len(load.done)
@@ -104,37 +115,39 @@ def test_no_call_fails_and_no_answer_is_mixed(
 
         assert promote(repository, MODEL, 3, control) == 3
         assert control.loaded() == {MODEL: [3], f"{MODEL}_rank": [3]}
-        first = len(load.done)
+        promoted = time.monotonic()
         load.until(lambda version: version == 3)
+        rolled = time.monotonic()
+        assert roll_back(repository, MODEL, control) == (3, 1)
+        assert control.loaded() == BOTH
+        load.until(lambda version: version == 1)
     assert (load.failed, load.mixed) == ([], [])
-    assert {version for _, _, version in load.done} == {1, 2, 3}
-    assert {version for at, _, version in load.done[first:] if at > load.done[first][0]} == {3}
+    assert {version for at, _, version in load.done if promoted < at < rolled} == {3}
+    assert said == []
 
 
 @pytest.mark.slow
 def test_a_canary_is_followed_pinned_kept_over_a_restart_and_ended(
-    repository: Path, server: StockServer, control: ModelControl, versions: dict[int, Made]
+    repository: Path, server: StockServer, control: ModelControl, versions: dict[int, Made], said: list[str]
 ) -> None:
     start_canary(repository, MODEL, 2, 0.5, control)
     query = np.ones(DIMS, np.float32)
-    with RetrievalClient(server.url, timeout=10) as client:
+    with RetrievalClient(server.url, **PATIENT) as client:
         keys = {key: client.retrieve(query=query, key=key).version for key in range(40)}
         assert set(keys.values()) == {1, 2}
         items = [number * FIRST for number in versions]
         assert {key: client.rank(query=query, items=items, key=key).version for key in keys} == keys
     for number in (1, 2):
-        with RetrievalClient(server.url, timeout=10, version=number) as client:
+        with RetrievalClient(server.url, **PATIENT, version=number) as client:
             result = client.retrieve(query=query)
             assert (result.version, int(result.item_ids[0]) // FIRST) == (number, number)
             assert client.rank(query=query, items=items).version == number
-    with RetrievalClient(server.url, timeout=10, version=3) as client, pytest.raises(ModelUnavailable):
+    with RetrievalClient(server.url, **PATIENT, version=3) as client, pytest.raises(ModelUnavailable):
         client.retrieve(query=query)
-    port = server.grpc_port
-    server.stop()
-    with (
-        StockServer(repository, grpc_port=port, state=repository / STATE_FILE),
-        RetrievalClient(server.url, timeout=10) as client,
-    ):
+    os.kill(read_state(repository).pid, signal.SIGKILL)
+    while len(said) < 2:
+        time.sleep(0.05)
+    with RetrievalClient(server.url, **PATIENT) as client:
         assert {key: client.retrieve(query=query, key=key).version for key in keys} == keys
         code, output = run("versions", "--repository", repository, "--json")
         assert code == 0, output
@@ -143,13 +156,17 @@ def test_a_canary_is_followed_pinned_kept_over_a_restart_and_ended(
         assert run("rollback", "--repository", repository)[0] == 0
         assert json.loads(run("versions", "--repository", repository, "--json")[1])["server"] == BOTH
         assert {client.retrieve(query=query, key=key).version for key in keys} == {1}
+    assert [text.splitlines()[0] for text in said] == [
+        "tritonserver ended by itself with code -9:",
+        f"serving again on {server.url}",
+    ]
 
 
-def spoil(version: Path, model: str) -> None:
-    """A version that passes its hashes and cannot be loaded, or, where `model` says so, only not answer."""
+def spoil(version: Path, where: str) -> None:
+    """A version that passes its hashes and cannot "load", or does not "answer"."""
     code = version / "model.py"
     text = code.read_text()
-    if model == "load":
+    if where == "load":
         text = text.replace("        self.network.eval()\n", "        raise RuntimeError('a broken network')\n")
     else:
         text = text.replace("        return responses\n", "        raise RuntimeError('a broken network')\n")
@@ -161,22 +178,29 @@ def spoil(version: Path, model: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("model", "where"), [("retrieval_rank", "load"), ("retrieval", "answer")])
 def test_a_broken_version_is_refused_and_the_old_one_serves_on(
-    repository: Path, server: StockServer, control: ModelControl, versions: dict[int, Made], model: str, where: str
+    repository: Path, server: StockServer, control: ModelControl, versions: dict[int, Made], said: list[str]
 ) -> None:
-    spoil(repository / model / "2", where)
+    """One whose ranking model cannot be loaded, one whose retrieval model does not answer; a third one is good."""
+    shutil.copytree(repository / MODEL / "3", whole := repository.parent / "3")
+    spoil(repository / "retrieval_rank" / "2", "load")
+    spoil(repository / "retrieval" / "3", "answer")
     before = {path: path.read_bytes() for path in repository.glob("*/**/*.pbtxt")}
     with Load(server.url, versions, headers=server.admin_headers) as load:
-        load.until(lambda version: version == 1)
-        with pytest.raises(BuilderError, match="a broken network"):
-            promote(repository, MODEL, 2, control)
-        load.until(lambda version: version == 1)
+        for number in (2, 3):
+            with pytest.raises(BuilderError, match="a broken network"):
+                promote(repository, MODEL, number, control)
+            load.until(lambda version: version == 1)
+            assert {path: path.read_bytes() for path in repository.glob("*/**/*.pbtxt")} == before
+            assert control.loaded() == BOTH
+            assert not list(repository.glob("*_canary*"))
+        assert {version for _, _, version in load.done} == {1}
+        shutil.rmtree(repository / MODEL / "3")
+        whole.rename(repository / MODEL / "3")
+        assert promote(repository, MODEL, 3, control) == 3
+        load.until(lambda version: version == 3)
     assert (load.failed, load.mixed) == ([], [])
-    assert {version for _, _, version in load.done} == {1}
-    assert {path: path.read_bytes() for path in repository.glob("*/**/*.pbtxt")} == before
-    assert control.loaded() == BOTH
-    assert not list(repository.glob("*_canary*"))
+    assert said == []
 
 
 @pytest.mark.slow
