@@ -132,6 +132,16 @@ def test_the_manifest_counts_what_was_built(tmp_path: Path) -> None:
     assert index.probes == network.search.probes
 
 
+def test_no_device_is_baked_in(tmp_path: Path) -> None:
+    """On a device that computes nothing, whatever the network made on the CPU would not fit to its inputs."""
+    version = export_vectors(tmp_path, np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32))
+    network = torch.jit.load(str(version / "model.pt"), map_location="meta")
+    given = {name: tensor.to("meta") for name, tensor in neutral(2, torch.zeros(2, 8)).items()}
+    with torch.inference_mode():
+        outputs = network(**given)
+    assert [(output.device.type, len(output)) for output in outputs] == [("meta", 2)] * 6
+
+
 def test_item_features_in_other_scripts(tmp_path: Path) -> None:
     """Item features, unlike user features, may have any name: they never become an argument."""
     write_items(tmp_path, {"sku": [3, 1], "größe": [1.5, None]})
