@@ -12,8 +12,9 @@ with RetrievalClient("localhost:8001", model="retrieval", timeout=1.0) as client
 from client._async_client import AsyncRetrievalClient
 from client._client import RetrievalClient
 from client._codec import Codec
+from client._explanation import Explanation
 from client._models import Hit, Ranking, Request, Retrieval, Stats
-from client.contract import Contract
+from client.contract import Contract, Rules
 from client.errors import (
     AccessDenied,
     ClientClosed,
@@ -72,6 +73,7 @@ __all__ = [
     "ConnectionFailed",
     "Contract",
     "DeadlineExceeded",
+    "Explanation",
     "F",
     "Feature",
     "FilterCost",
@@ -93,6 +95,7 @@ __all__ = [
     "RetrievalClient",
     "Retry",
     "RowStatusError",
+    "Rules",
     "Schema",
     "SchemaError",
     "SchemaMismatch",

@@ -8,9 +8,11 @@ from typing import Any, TypeVar
 
 from numpy.typing import ArrayLike
 
-from client._core import Core, Infer, Pause, Step, Steps
+from client._core import Core
 from client._endpoints import addresses_of, check_compression, check_hedge, check_shared_memory, connected, given
+from client._explanation import Explanation
 from client._models import Ranking, Request, Retrieval
+from client._steps import Infer, Pause, Step, Steps
 from client.contract import Contract
 from client.errors import RequestError
 from client.filters.conditions import Condition
@@ -92,6 +94,7 @@ class AsyncRetrievalClient:
         task_weights: Mapping[str, float] | None = None,
         probes: int | None = None,
         candidates: int | None = None,
+        key: str | int | None = None,
         timeout: float | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Retrieval:
@@ -106,6 +109,7 @@ class AsyncRetrievalClient:
             task_weights=task_weights,
             probes=probes,
             candidates=candidates,
+            key=key,
         )
         return await self._run(self._core.retrieve(request, timeout, headers))
 
@@ -124,12 +128,24 @@ class AsyncRetrievalClient:
         query: ArrayLike | None = None,
         task_weights: Mapping[str, float] | None = None,
         k: int | None = None,
+        key: str | int | None = None,
         timeout: float | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Ranking:
         """See `RetrievalClient.rank`."""
-        request = Request(user=user, history=history, query=query, task_weights=task_weights)
+        request = Request(user=user, history=history, query=query, task_weights=task_weights, key=key)
         return await self._run(self._core.rank(request, items, k, timeout, headers))
+
+    async def explain(
+        self,
+        item_id: int,
+        request: Request,
+        *,
+        timeout: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Explanation:
+        """See `RetrievalClient.explain`."""
+        return await self._run(self._core.explain(item_id, request, timeout, headers))
 
     async def close(self) -> None:
         """Close the connections. Later calls raise `ClientClosed`; closing again does nothing."""

@@ -9,9 +9,11 @@ from typing import Any, TypeVar
 
 from numpy.typing import ArrayLike
 
-from client._core import Core, Infer, Pause, Step, Steps
+from client._core import Core
 from client._endpoints import addresses_of, check_compression, check_hedge, check_shared_memory, connected, given
+from client._explanation import Explanation
 from client._models import Ranking, Request, Retrieval
+from client._steps import Infer, Pause, Step, Steps
 from client.contract import Contract
 from client.errors import RequestError
 from client.filters.conditions import Condition
@@ -30,7 +32,7 @@ class RetrievalClient:
 
     `address`: host:port of the server's gRPC endpoint. Of several, each request goes to the less busy of two drawn at
         random; one that fails is left alone for 0.1 to 10 seconds, longer with each failure in a row.
-    `version`: of the model; None: the one that the server chooses.
+    `version`: of the model; None: the one that is served, and of a canary its share.
     `timeout`: seconds that a call may take in all, every try included, unless the call says otherwise.
     `retry`: when a call is tried again; None: never.
     `hedge`: seconds without an answer after which a request is also sent to another endpoint, or on a second connection
@@ -46,7 +48,7 @@ class RetrievalClient:
     `transport`: takes the place of gRPC, one or one an address; it stays the caller's to close.
 
     Nothing is sent before the first call, which also reads the artifact's schema. A client follows a replaced artifact
-    by itself. Threads may share a client, forked processes may not.
+    by itself, and a canary within 3 seconds. Threads may share a client, forked processes may not.
     """
 
     def __init__(
@@ -112,6 +114,7 @@ class RetrievalClient:
         task_weights: Mapping[str, float] | None = None,
         probes: int | None = None,
         candidates: int | None = None,
+        key: str | int | None = None,
         timeout: float | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Retrieval:
@@ -129,6 +132,7 @@ class RetrievalClient:
             task_weights=task_weights,
             probes=probes,
             candidates=candidates,
+            key=key,
         )
         return self._run(self._core.retrieve(request, timeout, headers))
 
@@ -159,6 +163,7 @@ class RetrievalClient:
         query: ArrayLike | None = None,
         task_weights: Mapping[str, float] | None = None,
         k: int | None = None,
+        key: str | int | None = None,
         timeout: float | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Ranking:
@@ -170,8 +175,29 @@ class RetrievalClient:
         Raises `RequestError` when the request is wrong, `SchemaMismatch` when both models are served but of different
         exports, and any other `SilverTritonError` when the call fails.
         """
-        request = Request(user=user, history=history, query=query, task_weights=task_weights)
+        request = Request(user=user, history=history, query=query, task_weights=task_weights, key=key)
         return self._run(self._core.rank(request, items, k, timeout, headers))
+
+    def explain(
+        self,
+        item_id: int,
+        request: Request,
+        *,
+        timeout: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Explanation:
+        """Say why an item is, or is not, among the results of a request; `str()` of the answer is a sentence or two.
+
+            print(client.explain(318, Request(user={"user_id": 42}, filter=F.year >= 1990, k=10)))
+
+        Found by asking the server what would be if something were otherwise, in two calls mostly (a few more under
+        rules of diversity), to one version of the model: if it is replaced meanwhile, all of it is asked again, once.
+        `timeout` covers them all.
+
+        Raises `RequestError` when the item id or the request is wrong, and any other `SilverTritonError` when a call
+        fails.
+        """
+        return self._run(self._core.explain(item_id, request, timeout, headers))
 
     def close(self) -> None:
         """Close the connections. Later calls raise `ClientClosed`; closing again does nothing."""

@@ -148,7 +148,7 @@ class FakeNetwork:
         """The smallest code of what is wrong."""
 
         def lowest(name: str) -> int:
-            return int(request[name].min()) if name in request else 0
+            return int(request[name].min(initial=0)) if name in request else 0
 
         numbers = [request[feature.name] for feature in self.schema.user_features if feature.kind == "number"]
         if any(np.isinf(values).any() for values in numbers):
@@ -180,7 +180,7 @@ class FakeNetwork:
             raise SchemaMismatch(f"expected the inputs {sorted(expected)}, got {sorted(inputs)}")
         for name, (dtype, dims) in expected.items():
             tensor = inputs[name]
-            shape_fits = tensor.ndim == 2 and tensor.shape[1] >= 1 and dims in (None, tensor.shape[1])
+            shape_fits = tensor.ndim == 2 and dims in (None, tensor.shape[1])
             if tensor.dtype != dtype or not shape_fits:
                 raise SchemaMismatch(
                     f"input {name!r}: got {tensor.dtype} {list(tensor.shape)}, expected {dims} of {dtype}"

@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Any, Protocol
 
 from client._balancer import Balancer, Endpoint
-from client._core import Infer
+from client._steps import Infer
 from client.errors import SilverTritonError
 from client.transport import Answer
 

@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client._client import RetrievalClient
-from client._models import Ranking, Retrieval
+from client._explanation import Explanation
+from client._models import Ranking, Request, Retrieval
+from client.errors import RequestError
 from client.filters.text import parse_filter
 from client.options import TLS
 from client.schema import Schema
@@ -30,6 +32,8 @@ def query(arguments: Sequence[str], *, program: str) -> None:
     ranks = asked.rank is not None
     if ranks and any(value is not None for value in (asked.filter, asked.exclude, asked.probes, asked.candidates)):
         parser.error("--rank searches nothing: leave out --filter, --exclude, --probes, --candidates")
+    if ranks and asked.explain is not None:
+        parser.error("--rank searches nothing that --explain could explain: leave one of them out")
     condition = None if asked.filter is None else parse_filter(asked.filter)
     client = RetrievalClient(
         asked.address,
@@ -39,7 +43,7 @@ def query(arguments: Sequence[str], *, program: str) -> None:
         headers=dict(asked.header),
         tls=TLS(ca=asked.ca) if asked.tls or asked.ca else None,
     )
-    result: Retrieval | Ranking
+    result: Retrieval | Ranking | RequestError
     with client:
         whom = {
             "user": _user(parser, asked.user, client.schema),
@@ -50,7 +54,7 @@ def query(arguments: Sequence[str], *, program: str) -> None:
         if ranks:
             result = client.rank(**whom, items=asked.rank, k=asked.k)
         else:
-            result = client.retrieve(
+            request = Request(
                 **whom,
                 filter=condition,
                 exclude=asked.exclude,
@@ -58,6 +62,13 @@ def query(arguments: Sequence[str], *, program: str) -> None:
                 probes=asked.probes,
                 candidates=asked.candidates,
             )
+            if asked.explain is not None:
+                explanation = client.explain(asked.explain, request)
+                print(json.dumps(_explained(explanation)) if asked.json else explanation)
+                return
+            (result,) = client.retrieve_many([request])
+            if isinstance(result, RequestError):
+                raise result
     print(json.dumps(_as_json(result)) if asked.json else _table(result))
 
 
@@ -65,7 +76,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=program,
         usage="%(prog)s [--user NAME=VALUE] [--history ID,ID,...] [--filter CONDITION] [-k K] ... | --help",
-        description="Retrieve items for one user, or score given ones, and print them.",
+        description="Retrieve items for one user, score given ones, or explain one, and print that.",
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -78,6 +89,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
     add("--filter", metavar="CONDITION", help="""e.g. 'F.genres.any_of("Drama") & (F.year >= 1990)'""")
     add("--exclude", type=_ids, metavar="ID,ID,...", help="item ids never to return")
     add("--rank", type=_ids, metavar="ID,ID,...", help="score these items instead of searching")
+    add("--explain", type=int, metavar="ID", help="say why this item is, or is not, among the results")
     add("-k", type=_count, help="results wanted [10; all that --rank names]")
     add("--weight", type=_pair(float), **pairs, help="weight of a task, in place of the artifact's; repeat for more")
     add("--probes", type=_count, metavar="N", help="clusters to probe [the artifact's]")
@@ -146,6 +158,7 @@ def _user(parser: argparse.ArgumentParser, pairs: list[tuple[str, str]], schema:
 def _as_json(result: Retrieval | Ranking) -> dict[str, Any]:
     answer: dict[str, Any] = {
         "hits": [{"item_id": hit.item_id, "score": hit.score, "tasks": hit.tasks} for hit in result],
+        "version": result.version,
         "latency_ms": result.latency * 1e3,
     }
     if isinstance(result, Ranking):
@@ -159,6 +172,25 @@ def _as_json(result: Retrieval | Ranking) -> dict[str, Any]:
             "rows_scanned": stats.rows_scanned,
             "exact": stats.exact,
         },
+    }
+
+
+def _explained(explanation: Explanation) -> dict[str, Any]:
+    return {
+        "item_id": explanation.item_id,
+        "outcome": explanation.outcome,
+        "reasons": explanation.reasons,
+        "k": explanation.k,
+        "position": explanation.position,
+        "score": explanation.score,
+        "kth_score": explanation.kth_score,
+        "gap": explanation.gap,
+        "failing": [str(part) for part in explanation.failing],
+        "probes": explanation.probes,
+        "candidates": explanation.candidates,
+        "certain": explanation.certain,
+        "version": explanation.version,
+        "text": str(explanation),
     }
 
 

@@ -14,6 +14,7 @@ import click
 from builder.cli.options import admin_key_option, repository_option
 from builder.progress import step
 from builder.serving.state import STATE_FILE, read_key
+from client.schema import RANKING_SUFFIX
 
 
 def _port(context: click.Context, parameter: click.Parameter, value: str) -> int | None:
@@ -35,8 +36,21 @@ def _port_option(name: str, default: str, protocol: str) -> Callable[[Callable[.
 @_port_option("metrics", "8002", "Prometheus metrics")
 @admin_key_option
 @click.option("--restart/--no-restart", default=True, show_default=True, help="Start a server that crashed again.")
+@click.option(
+    "--trace",
+    metavar="URL",
+    help="OTLP/HTTP endpoint for OpenTelemetry spans of requests that bring a traceparent (http://HOST:4318/v1/traces).",
+)
+@click.option(
+    "--trace-rate",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Trace one in so many of the requests without a traceparent too.",
+)
 @click.option("--log", type=click.Path(path_type=Path), help="File for the server's log [REPOSITORY/.server.log].")
 @click.option("--no-verify", is_flag=True, help="Skip checking every file against its manifest.")
+@click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[-- TRITONSERVER_OPTIONS]")
 def command(
     repository: Path,
     address: str,
@@ -45,19 +59,28 @@ def command(
     metrics_port: int | None,
     admin_key_file: Path | None,
     restart: bool,
+    trace: str | None,
+    trace_rate: int,
     log: Path | None,
     no_verify: bool,
+    options: tuple[str, ...],
 ) -> None:
     """Serve every model of a repository until Ctrl-C or SIGTERM.
 
     The server is the stock tritonserver of the PyPI wheel `nvidia-pytriton`; nothing of ours runs in it but the model.
     While it runs, REPOSITORY/.server.json tells other commands of this user its addresses and the key of its
-    administration, a random one unless a file or the environment gives one.
+    administration, a random one unless a file or the environment gives one. What follows `--` goes to tritonserver as
+    it is; docs/serving.md names what is useful.
     """
+    if trace is None and trace_rate:
+        raise click.UsageError("--trace-rate goes with --trace URL, which says where spans are sent")
+    from builder.serving.options import tracing_options
+    from builder.serving.rollout import tidy
     from builder.serving.server import StockServer
     from builder.serving.supervise import supervise
 
     admin_key = read_key(admin_key_file)
+    tidy(repository)
     if not no_verify:
         _verify(repository)
     stopping = threading.Event()
@@ -79,6 +102,7 @@ def command(
         metrics_port=metrics_port,
         admin_key=admin_key,
         state=repository / STATE_FILE if writable else None,
+        options=[*(tracing_options(trace, trace_rate) if trace is not None else ()), *options],
         cancelled=stopping.is_set,
     )
     with step("Loading models"):
@@ -94,18 +118,21 @@ def command(
 
 def _verify(repository: Path) -> None:
     from builder.export.manifest import read_manifest, verify
-    from builder.export.repository import versions
+    from builder.export.repository import find_version
+    from builder.export.served import configured
 
-    models = [path.parent.name for path in sorted(repository.glob("*/config.pbtxt"))]
-    newest = [versions(repository, model)[-1] for model in models if versions(repository, model)]
-    size = sum(entry.bytes for version in newest for entry in read_manifest(version).files.values())
+    homes = [path.parent for path in sorted(repository.glob("*/config.pbtxt"))]
+    served = [find_version(repository, home.name, says.version) for home in homes if (says := configured(home))]
+    size = sum(entry.bytes for version in served for entry in read_manifest(version).files.values())
     with step("Checking files", size, count=False) as current:
-        manifests = {version.parent.name: verify(version, current.advance) for version in newest}
+        manifests = {version.parent.name: verify(version, current.advance) for version in served}
     for model, manifest in manifests.items():
         ranks = manifest.ranks
-        if ranks and ranks.model in manifests and manifests[ranks.model].snapshot != manifest.snapshot:
+        if ranks is None or model != ranks.model + RANKING_SUFFIX or ranks.model not in manifests:
+            continue
+        if manifests[ranks.model].snapshot != manifest.snapshot:
             click.echo(
                 f"warning: {model} ranks items of another version than {ranks.model} retrieves; "
-                "clients refuse to use both. Export them together",
+                f"clients refuse to use both. Stop, and: builder promote {ranks.version} --offline",
                 err=True,
             )

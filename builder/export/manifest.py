@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from builder.config import Diversity
 from builder.errors import BuilderError
-from client.contract import Contract
+from client.contract import Contract, Rules
 from client.errors import SchemaError
 from client.filters.compiler import MAX_WORDS
 from client.schema import Schema
@@ -124,7 +124,11 @@ class Manifest(_Section):
     @property
     def contract(self) -> Contract:
         """What clients are told beside the schema. The operators are those of this release."""
-        return Contract(max_filter_words=self.index.max_filter_words, items=self.index.items)
+        rules = None
+        if self.diversity is not None:
+            mmr = self.diversity.mmr
+            rules = Rules(tuple(self.diversity.at_most.items()), 1.0 if mmr is None else mmr)
+        return Contract(max_filter_words=self.index.max_filter_words, items=self.index.items, rules=rules)
 
     def read_schema(self) -> Schema:
         return Schema.from_json(json.dumps(self.artifact_schema))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from builder.network.ranking import Ranking, ranking_source
 from client.hashing import UNKNOWN_KEY
 from client.schema import Feature, Schema
 
+_USERS, _LONG = 3, 3072  # users that a tower is tried on at once, entries of a long history
 _SCRIPTING = threading.Lock()  # torch.jit.script is not safe on several threads at once
 
 
@@ -69,32 +70,49 @@ def _try(
     tower: torch.jit.ScriptModule, features: Sequence[Feature], history_length: int, dims: int, where: str
 ) -> None:
     """What the tower cannot digest or returns wrongly would fail every request of a batch on the server."""
-    users, items = 3, 2  # distinct, so that swapped or lost axes show
-    inputs = {
-        feature.name: torch.full((users, 1), UNKNOWN_KEY)
-        if feature.kind == "category"
-        else torch.full((users, 1), float("nan"))
-        for feature in features
-    }
-    if history_length:
-        inputs["history"] = torch.full((users, items), -1)
-    try:
-        with torch.inference_mode():
-            query: Any = tower(**inputs)
-    except RuntimeError as error:
-        said = str(error).strip().splitlines()
-        raise ConfigError(
-            f"raises on a user of whom nothing is known: {said[-1] if said else type(error).__name__}",
-            where=where,
-            remedy=f"Every client may send such a user: category {UNKNOWN_KEY}, number NaN, history of -1 alone.",
-        ) from error
-    expected = f"[{users}, {dims}] float32"
-    if not isinstance(query, torch.Tensor):
-        raise ConfigError(f"returns {type(query).__name__}, expected one tensor {expected}", where=where)
-    if query.shape != (users, dims) or query.dtype != torch.float32:
-        got = f"{list(query.shape)} {str(query.dtype).removeprefix('torch.')}"
-        raise ConfigError(
-            f"returns {got} for {users} users, expected {expected}: one vector a user, as long as the items'",
-            where=where,
-            remedy="Correct the tower, or embeddings.path if it holds vectors of another model.",
-        )
+    for whom, inputs, remedy in _users(features, history_length):
+        try:
+            with torch.inference_mode():
+                query: Any = tower(**inputs)
+        except RuntimeError as error:
+            said = str(error).strip().splitlines()
+            raise ConfigError(
+                f"raises on a user {whom}: {said[-1] if said else type(error).__name__}", where=where, remedy=remedy
+            ) from error
+        expected = f"[{_USERS}, {dims}] float32"
+        if not isinstance(query, torch.Tensor):
+            raise ConfigError(f"returns {type(query).__name__}, expected one tensor {expected}", where=where)
+        if query.shape != (_USERS, dims) or query.dtype != torch.float32:
+            got = f"{list(query.shape)} {str(query.dtype).removeprefix('torch.')}"
+            raise ConfigError(
+                f"returns {got} for {_USERS} users, expected {expected}: one vector a user, as long as the items'",
+                where=where,
+                remedy="Correct the tower, or embeddings.path if it holds vectors of another model.",
+            )
+
+
+def _users(features: Sequence[Feature], history_length: int) -> Iterator[tuple[str, dict[str, torch.Tensor], str]]:
+    """Users that every client may send: what to call them, a tower's inputs, and what to do if it raises."""
+
+    def inputs(keys: list[int], numbers: list[float], history: torch.Tensor) -> dict[str, torch.Tensor]:
+        of_kind = {"category": torch.tensor(keys).unsqueeze(1), "number": torch.tensor(numbers).unsqueeze(1)}
+        given = {feature.name: of_kind[feature.kind] for feature in features}
+        return {**given, "history": history} if history_length else given
+
+    largest = torch.iinfo(torch.int64).max
+    unknown, numbers = [UNKNOWN_KEY] * _USERS, [float("nan")] * _USERS
+    yield (
+        "of whom nothing is known",
+        inputs(unknown, numbers, torch.full((_USERS, 2), -1)),
+        f"Every client may send such a user: category {UNKNOWN_KEY}, number NaN, history of -1 alone.",
+    )
+    yield (
+        "with values that it has not seen",
+        inputs([-1, 0, largest], [-3.4e38, 0.0, float("inf")], torch.tensor([[-1], [0], [largest]])),
+        "Every client may send any int64 as a category and as an id of the history, and any float32 as a number.",
+    )
+    yield (
+        f"with a history of {_LONG:,} entries",
+        inputs(unknown, numbers, torch.tensor([-1, 0, largest]).repeat(_USERS, _LONG // 3)),
+        "Read the newest of them: histories come padded to any length.",
+    )

@@ -124,8 +124,10 @@ def source_of(schema: Schema, method: str, inputs: tuple[str, ...], *, own_tower
     """
     arguments = ", ".join(f"{name}: Tensor" for name in (*user_inputs(schema), *inputs))
     lines = [f"def forward(self, {arguments}):"]
-    history = "history" if schema.history_length else f"{inputs[0]}[:, :1] * 0 - 1"
-    lines.append(f"    _history = {history}")
+    lines.append(f"    _history = {inputs[0]}.new_full([{inputs[0]}.size(0), 1], -1)")
+    if schema.history_length:
+        lines.append("    if history.size(1) > 0:")  # towers need not know of histories without any entry
+        lines.append("        _history = history")
     if schema.query_dims:
         lines.append(f"    _status = {status}")
         lines.append("    _query = query")
@@ -136,7 +138,7 @@ def source_of(schema: Schema, method: str, inputs: tuple[str, ...], *, own_tower
         if own_tower:
             named = [f"{name}={name}" for name in features]
             if schema.history_length:
-                named.append("history=history.clamp(min=-1)")  # a bad id must not make it raise for the whole batch
+                named.append("history=_history.clamp(min=-1)")  # a bad id must not make it raise for the whole batch
             lines.append(f"    _query = self.tower({', '.join(named)})")
         else:
             lines.append("    _query = self.tower(_features, _history)")

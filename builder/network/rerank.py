@@ -217,9 +217,10 @@ class MolScorer(nn.Module):
         kept = self.components * self.component_dims
         users = F.normalize(self.user(query).view(batch, self.components, self.component_dims), dim=2)
         parts = items[:, :, :kept].reshape(batch, count * self.components, self.component_dims)
-        pairs = torch.bmm(parts, users.transpose(1, 2)).view(batch, count, -1)  # [B, M, C * C]
+        squared = self.components * self.components  # -1 would not do: there may be no candidate
+        pairs = torch.bmm(parts, users.transpose(1, 2)).view(batch, count, squared)  # [B, M, C * C]
         gates = self.pair_gates(pairs) + self.user_gates(query).unsqueeze(1) + items[:, :, kept:]
-        gates = gates.view(batch, count, self.tasks, -1).softmax(3)  # [B, M, T, C * C]
+        gates = gates.view(batch, count, self.tasks, squared).softmax(3)  # [B, M, T, C * C]
         mixture = (gates * pairs.unsqueeze(2)).sum(3)  # [B, M, T]
         logits: Tensor = self.calibration(self.retrieved(scores) + mixture * self.mixed + self.skip(features))
         return logits

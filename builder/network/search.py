@@ -92,7 +92,8 @@ class Search(nn.Module):
         self.max_candidates = max_candidates
         self.exact_rows = exact_rows
         self.max_filter_words = max_filter_words
-        self.too_long = Status.FILTER_TOO_LONG.value  # TorchScript reads no global
+        # TorchScript reads no global.
+        self.malformed, self.too_long = Status.FILTER_MALFORMED.value, Status.FILTER_TOO_LONG.value
 
     def forward(
         self, query: Tensor, filter: Tensor, exclude: Tensor, search: Tensor, status: Tensor
@@ -103,7 +104,12 @@ class Search(nn.Module):
         [B] int32` what is wrong with a request already. Returns, best first, `rows [B, M] int32` and `ids [B, M] int64`
         (-1 for none) and `scores [B, M] float32`; `stats [B, 4] int32` and `status [B] int32` (docs/wire-contract.md).
         """
-        if filter.size(1) > self.max_filter_words:  # costs nothing elsewhere
+        # Else an exporter may follow an example, and must not choose by a size.
+        served = torch.jit.is_scripting()
+        if served and filter.size(1) < 2:  # no place for a length: no program
+            status = torch.where(status == 0, self.malformed, status)
+            filter = filter.new_zeros(filter.size(0), 2)
+        if not served or filter.size(1) > self.max_filter_words:  # no other programs are too long
             # A row with a status is not filtered. This is the largest one: another fault of the row takes its place.
             too_long = (filter[:, 1] > self.max_filter_words - 2) & (status == 0)
             status = torch.where(too_long, self.too_long, status)

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from http.client import HTTPException
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +20,8 @@ from urllib.request import ProxyHandler, build_opener
 
 from builder.errors import BuilderError
 from builder.serving.distribution import Distribution, find_distribution
-from builder.serving.state import KEY_NAME, ServerState, admin_headers, checked_key, new_key, remove_state
+from builder.serving.options import METRICS_OPTIONS, restricting_options
+from builder.serving.state import ServerState, admin_headers, checked_key, new_key, remove_state
 
 _PREFIX = "silvertriton-server-"  # of temporary directories and shared memory
 READY_TIMEOUT = 300.0  # seconds; a model of a few GB takes tens of seconds to load
@@ -28,19 +29,15 @@ STOP_TIMEOUT = 30.0  # seconds until a server that ignores SIGTERM is killed
 _SHARED_MEMORY = Path("/dev/shm")
 _DIRECT = [("grpc.enable_http_proxy", 0)]
 LOG_TAIL = 15  # lines of the log shown with an early exit
-# What changes the server, or has it open files and memory by name: only with the key. Not restricted: inference,
-# health, metadata, model-config, statistics.
-RESTRICTED = ("model-repository", "shared-memory", "trace", "logging")
-# Over HTTP inference too: this server's parser of its requests can be made to crash (docs/robustness.md).
-HTTP_RESTRICTED = ("inference", *RESTRICTED)
 
 
 class StockServer:
     """A stock tritonserver serving a model repository; a context manager.
 
     Ports of 0 are chosen free, a port of None switches its protocol off. The server listens on loopback unless
-    `address` says otherwise. Its log is kept in `log`. Calls that administer it (`RESTRICTED`) want `admin_key`, by
+    `address` says otherwise. Its log is kept in `log`. Calls that administer it (options.py) want `admin_key`, by
     default a random one; `state` is a file that tells it to other commands of this user while the server runs.
+    `options`: further ones of tritonserver.
 
     Entering the context returns once the server is ready; it raises `BuilderError` when a port is taken, the
     repository is empty, or the server exits early or is not ready in `ready_timeout` seconds, with the reason from the
@@ -58,6 +55,7 @@ class StockServer:
         metrics_port: int | None = 0,
         admin_key: str | None = None,
         state: Path | None = None,
+        options: Sequence[str] = (),
         ready_timeout: float = READY_TIMEOUT,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -70,6 +68,7 @@ class StockServer:
         self.grpc_port, self.http_port, self.metrics_port = grpc_port, http_port, metrics_port
         self._wanted = (grpc_port, http_port, metrics_port)
         self._state = state
+        self._options = tuple(options)
         self._ready_timeout = ready_timeout
         self._cancelled = cancelled
         self._process: subprocess.Popen[bytes] | None = None
@@ -134,7 +133,6 @@ class StockServer:
     def _launch(self, distribution: Distribution) -> None:
         assert self._scratch is not None
         assert self.log is not None
-        key = f"{KEY_NAME}={self.admin_key}"
         command = [
             str(distribution.binary),
             f"--model-repository={self.repository.resolve()}",
@@ -142,12 +140,15 @@ class StockServer:
             *_endpoint("grpc", self.address, self.grpc_port),
             *_endpoint("http", self.address, self.http_port),
             *_endpoint("metrics", self.address, self.metrics_port),
-            f"--grpc-restricted-protocol={','.join(RESTRICTED)}:{key}",
-            f"--http-restricted-api={','.join(HTTP_RESTRICTED)}:{key}",
+            *restricting_options(self.admin_key),
             "--disable-auto-complete-config",
+            "--model-control-mode=explicit",  # what `builder promote` needs
+            "--load-model=*",
             "--allow-gpu-metrics=false",
+            *METRICS_OPTIONS,
             # The stubs' shared memory carries requests; names of its own keep servers side by side apart.
             f"--backend-config=python,shm-region-prefix-name={self._scratch.name}-",
+            *self._options,
         ]
         with self._open_log(self.log) as log:
             self._log_start = log.tell()

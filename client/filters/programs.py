@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.filters.compiler import MAX_STACK, MAX_WORDS, Opcode
-from client.filters.conditions import AllOf, AnyOf, Condition, ItemIn, Range, Unknown
+from client.filters.conditions import AllOf, AnyOf, Condition, Range, Unknown
 from client.filters.interpreter import item_values, matches
 from client.hashing import UNKNOWN_KEY
 from client.schema import Feature, Schema
@@ -36,14 +36,14 @@ class ProgramRunner:
     ) -> None:
         self._opcodes = opcodes
         self._fingerprint = schema.fingerprint
-        self._count = len(items)
+        self._ids = [item.get("item_id") for item in items]
         # What travels is keys and seconds: the interpreter is given the items so, and a schema that says so.
         features = [_as_it_travels(feature) for feature in schema.filter_features]
         self._schema = replace(schema, item_features=tuple(features))
         self._features = features
         self._items: list[dict[str, Any]] = []
         for item in items:
-            keys: dict[str, Any] = {"item_id": item["item_id"]} if "item_id" in item else {}
+            keys: dict[str, Any] = {}
             for feature in schema.filter_features:
                 values = item_values(feature, item.get(feature.name))
                 keys[feature.name] = values if feature.kind == "tags" else values[0] if values else None
@@ -58,7 +58,7 @@ class ProgramRunner:
         if len(program) < 2:
             raise MalformedProgram("fewer than two words")
         if program[1] == 0:
-            return np.ones(self._count, np.bool_)
+            return np.ones(len(self._ids), np.bool_)
         if program[0] != self._fingerprint:
             raise OtherFingerprint
         if program[1] < 0 or program[1] + 2 > min(len(program), MAX_WORDS):
@@ -82,8 +82,14 @@ class ProgramRunner:
                 else:
                     stack.append(stack.pop() & top if opcode == Opcode.AND else stack.pop() | top)
                 continue
-            condition = self._leaf(opcode, feature, operands)
-            stack.append(np.array([matches(condition, item, self._schema) for item in self._items], np.bool_))
+            if opcode == Opcode.ITEMS:
+                if feature:
+                    raise MalformedProgram("feature of ITEMS")
+                ids = frozenset(operands)
+                stack.append(np.array([item_id in ids for item_id in self._ids], np.bool_))
+            else:
+                condition = self._leaf(opcode, feature, operands)
+                stack.append(np.array([matches(condition, item, self._schema) for item in self._items], np.bool_))
             if len(stack) > MAX_STACK:
                 raise MalformedProgram("more sets than the stack holds")
         if len(stack) != 1:
@@ -91,10 +97,6 @@ class ProgramRunner:
         return stack[0]
 
     def _leaf(self, opcode: int, number: int, operands: list[int]) -> Condition:
-        if opcode == Opcode.ITEMS:
-            if number:
-                raise MalformedProgram("feature of ITEMS")
-            return ItemIn(tuple(item for item in operands if item >= 0))  # no other number is an id
         if number >= len(self._features):
             raise MalformedProgram(f"feature {number}")
         feature = self._features[number]

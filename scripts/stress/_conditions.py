@@ -11,7 +11,7 @@ import numpy as np
 from _stress import CODES, COLOURS, GENRES, MARKS, PRICES, YEARS
 
 from client import Condition
-from client.filters import AllOf, And, AnyOf, Not, Or, Range, Unknown, everything
+from client.filters import AllOf, And, AnyOf, Not, Or, Range, Unknown, everything, item_in
 from client.filters.compiler import MAX_DEPTH
 
 KEYS: dict[str, list[Any]] = {
@@ -55,6 +55,9 @@ def leaf(rng: random.Random, values: dict[str, list[Any]]) -> Condition:
         return Unknown(name)
     if rng.random() < 0.02:
         return everything()
+    if rng.random() < 0.06:
+        known = rng.choices(values["title_id"][:-2], k=rng.choice((0, 1, 30)))
+        return item_in([*known, rng.randrange(2**63)])
 
     def several() -> tuple[Any, ...]:
         return tuple(rng.choices(values[name], k=rng.choice((0, 1, 1, 2, 3, 8, 40))))

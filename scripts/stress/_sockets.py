@@ -174,7 +174,7 @@ RAW_ATTACKS: dict[str, RawAttack] = {
     "HTTP: malformed JSON": RawAttack(malformed_json, DENIED, keyed=REFUSED),
     "HTTP: lengths of the header": RawAttack(binary_lengths, DENIED, keyed=REFUSED),
     "HTTP: sizes of binary tensors": RawAttack(binary_sizes, DENIED, keyed=REFUSED),
-    "HTTP: compressed": RawAttack(compressed, DENIED, keyed=REFUSED),
+    "HTTP: compressed": RawAttack(compressed, DENIED),  # of who has the key, the server keeps what it unpacked for good
     "HTTP: chunks": RawAttack(chunked, DENIED | REFUSED | GONE, keyed=REFUSED | GONE),
     "HTTP: administration": RawAttack(administration, DENIED),
     "HTTP: unknown paths": RawAttack(unknown_paths, REFUSED),

@@ -42,7 +42,7 @@ data:
       - {{name: ünïcode, kind: category, filter: true}}
       - {{name: title_id, kind: category, filter: true, column: sku}}
       - {{name: shelf, kind: category}}
-index: {{results: {results}, recall: 0.99}}
+index: {{results: {results}, recall: 0.99, max_filter_words: 65536}}
 """
 COLOURS = [
     "red",
@@ -116,7 +116,7 @@ def make_catalogue(folder: Path, items: int, dims: int, results: int, seed: int,
     np.save(folder / "queries.npy", drawn[:queries])
     (folder / "retrieval.yaml").write_text(CONFIG.format(results=results))
     for item in made:
-        item["title_id"] = item["sku"]
+        item["title_id"] = item["item_id"] = item["sku"]
     repository = folder / "repository"
     command = [PYTHON, "-m", "builder", "export", folder / "retrieval.yaml", "--repository", repository]
     subprocess.run([str(part) for part in command], cwd=ROOT, check=True, stdout=sys.stderr)

@@ -29,7 +29,7 @@ def test_both_clients_have_the_same_methods() -> None:
     public = [
         {name for name in vars(kind) if not name.startswith("_")} for kind in (RetrievalClient, AsyncRetrievalClient)
     ]
-    assert public[0] == public[1] == {"schema", "contract", "retrieve", "retrieve_many", "rank", "close"}
+    assert public[0] == public[1] == {"schema", "contract", "retrieve", "retrieve_many", "rank", "explain", "close"}
 
 
 def test_every_argument_reaches_the_request(transport: Any) -> None:

@@ -23,6 +23,7 @@ from client import (
     Request,
     Retry,
     RowStatusError,
+    Rules,
     Schema,
     SchemaError,
     SchemaMismatch,
@@ -102,9 +103,23 @@ def client(request: pytest.FixtureRequest, server: Other) -> Iterator[Any]:
 
 
 def test_what_is_exported_is_read_again() -> None:
-    for written in (Contract(), Contract(frozenset({1, 300}), 500, 0), Contract(items=7)):
+    for written in (
+        Contract(),
+        Contract(frozenset({1, 300}), 500, 0),
+        Contract(items=7),
+        Contract(rules=Rules((), 0.5)),
+        Contract(rules=Rules((("genres", 2), ("a b", 1)))),
+    ):
         assert Contract.read(written.parameters()) == written
     assert Contract().opcodes == frozenset(Opcode)
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "3", '{"at_most": 3, "mmr": 1}', '{"at_most": {}}', '{"at_most": {}, "mmr": "x"}', "[" * 10**5]
+)
+def test_rules_that_cannot_be_read(text: str) -> None:
+    with pytest.raises(SchemaError, match="'diversity' of the model configuration"):
+        Contract.read({"diversity": text})
 
 
 def test_an_artifact_from_before_contracts(client: Any, server: Other) -> None:
@@ -242,9 +257,7 @@ def test_the_fake_server_refuses_what_is_too_long_or_unknown() -> None:
     assert statuses == [Status.OK, Status.FILTER_TOO_LONG, Status.FILTER_MALFORMED]
 
 
-def test_another_artifact_of_the_same_version_is_seen_within_a_minute(
-    server: Other, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_artifact_of_the_same_version_is_seen_within_a_minute(server: Other) -> None:
     """The tasks have another name, and everything else is the same."""
     with server.client() as client:
         assert [hit.tasks for hit in client.retrieve(k=1)] == [{"click": 1.0}]
@@ -253,8 +266,8 @@ def test_another_artifact_of_the_same_version_is_seen_within_a_minute(
         server.edit = {"schema": json.dumps(renamed)}
         assert [hit.tasks for hit in client.retrieve(k=1)] == [{"click": 1.0}]
         assert server.config_reads == reads
-        now = _core.monotonic()
-        monkeypatch.setattr(_core, "monotonic", lambda: now + 61)
+        (endpoint,) = client._core.balancer.endpoints
+        endpoint.served["retrieval"].read_at -= 61
         assert [hit.tasks for hit in client.retrieve(k=1)] == [{"buy": 1.0}]
         first = server.config_reads
         client.retrieve()
@@ -267,3 +280,18 @@ def test_another_artifact_of_the_same_version_is_seen_when_a_server_comes_back(s
         server.edit = {"schema": json.dumps(json.loads(server.schema.to_json()) | {"tasks": ["buy"]})}
         server.fail(ConnectionFailed("it is restarted"))
         assert [hit.tasks for hit in client.retrieve(k=1)] == [{"buy": 1.0}]
+
+
+def test_inputs_of_no_length_are_padding_or_malformed() -> None:
+    """As a server answers those who write the tensors by themselves."""
+    schema = Schema.from_json(recorded()["schema"])
+    server = FakeServer(schema, [{"item_id": 1}])
+    inputs = Codec(schema).encode([Request(user={"user_id": 1})])
+    none = np.empty((1, 0), np.int64)
+    for change, status in (
+        ({"history": none, "exclude": none}, Status.OK),
+        ({"filter": none}, Status.FILTER_MALFORMED),
+    ):
+        answer = server.infer("retrieval", {**inputs, **change}, 1.0)
+        assert answer.outputs["status"].tolist() == [[status]]
+        assert answer.outputs["count"].tolist() == [[0 if status else 1]]

@@ -109,6 +109,7 @@ CODE = grpc.StatusCode
         (CODE.UNAVAILABLE, "errors resolving model-server:8001", ConnectionFailed, "check that it runs"),
         (CODE.NOT_FOUND, "Request for unknown model: 'retrieval' is not found", ModelNotFound, "check its name"),
         (CODE.INVALID_ARGUMENT, "expected 8 inputs but got 7 inputs", SchemaMismatch, "another artifact was loaded"),
+        (CODE.INTERNAL, "Stub process 'retrieval_0_0' is not healthy.", ModelUnavailable, "takes no requests"),
         (CODE.INTERNAL, "boom", ServerError, r"failed \(INTERNAL\): boom"),
         (CODE.UNKNOWN, "", ServerError, r"failed \(UNKNOWN\)"),
         (CODE.RESOURCE_EXHAUSTED, "too large", ServerError, "too large"),

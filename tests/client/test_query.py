@@ -86,6 +86,21 @@ def test_given_items(ask: Any) -> None:
     assert lines[-1].endswith(" ms; unknown: 7")
 
 
+def test_an_item_explained(ask: Any) -> None:
+    code, out, err = ask("--explain", 105, "--filter", "(F.year > 1996) | F.genres.any_of('War')", "-k", 3)
+    failing = "(F.year > 1996) | (F.genres == 'War')"
+    assert (code, err) == (0, "")
+    assert out.startswith(
+        f"Item 105 is not returned because it does not pass the filter: it fails {failing}. Besides, "
+    )
+    code, out, _ = ask("--explain", 105, "--filter", "(F.year > 1996) | F.genres.any_of('War')", "-k", 3, "--json")
+    answer = json.loads(out)
+    assert (answer["outcome"], answer["reasons"]) == ("filtered", ["filtered", "outranked"])
+    assert answer["failing"] == [failing]
+    assert answer["gap"] == pytest.approx(answer["kth_score"] - answer["score"])
+    assert json.loads(ask("--explain", 101, "--json")[1])["position"] == 2
+
+
 def test_version_and_headers_travel(ask: Any, server: FakeServer) -> None:
     assert ask("--model-version", 1, "--header", "X-Key=a=b", "--header", "other=c")[0] == 0
     (call,) = server.calls
@@ -133,6 +148,8 @@ def test_an_own_vector(query_schema: Schema, tmp_path: Path, capsys: pytest.Capt
         (("--weight", "buy=1"), 1, "unknown task 'buy'"),
         (("--history", "1,b"), 2, "--history: got '1,b', expected item ids with commas between"),
         (("--rank", "1", "--filter", "F.year > 1"), 2, "--rank searches nothing: leave out --filter"),
+        (("--rank", "1", "--explain", "1"), 2, "--rank searches nothing that --explain could explain"),
+        (("--explain", "x"), 2, "--explain: invalid int value: 'x'"),
         (("-k", "0"), 2, "-k: got '0', expected a whole number above 0"),
         (("-k", "21"), 1, "k: got 21"),
         (("--header", "grpc-x=1"), 1, "headers: got 'grpc-x'"),

@@ -150,7 +150,6 @@ def test_statuses_are_the_smallest_code(server: FakeServer, schema: Schema) -> N
         {"more": np.zeros((1, 1), np.int64)},
         {"age": np.zeros((1, 1), np.float64)},
         {"search": np.zeros((1, 3), np.int32)},
-        {"history": np.zeros((1, 0), np.int64)},
         {"history": np.zeros((2, 8), np.int64)},
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,15 @@ data:
       - {name: title_id, kind: category, filter: true, column: sku}
 index: {results: 50, recall: 0.99}
 """
+
+
+RESULTS = 50
+RULES = {"colour": 9, "genres": 12}
+SETTINGS = {
+    "plain": "",
+    "at_most": "diversity: {at_most: {colour: 9, genres: 12}}",
+    "mmr": "diversity: {at_most: {colour: 9, genres: 12}, mmr: 0.7}",
+}
 
 
 @dataclass(frozen=True)
@@ -86,6 +96,30 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     for item in items:
         item["title_id"] = item["item_id"] = item["sku"]
     return Shop(folder, ids, vectors, items, queries)
+
+
+def whole_numbers(seed: int, count: int) -> np.ndarray:
+    """[count, DIMS] vectors that the index holds without rounding, so that the search is exact where it reads all."""
+    vectors = np.random.default_rng(seed).integers(-127, 128, (count, DIMS)).astype(np.float32)
+    vectors[:, 0] = 127
+    return vectors
+
+
+@pytest.fixture(scope="session")
+def diverse(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """The items of the shop with vectors of whole numbers, exported once with each of the settings."""
+    folder = tmp_path_factory.mktemp("diverse")
+    vectors, queries = whole_numbers(1, len(shop.ids)), whole_numbers(2, 30)
+    np.save(folder / "vectors.npy", vectors)
+    np.save(folder / "queries.npy", queries)
+    shutil.copy(shop.folder / "items.parquet", folder)
+    config = CONFIG.replace("index: {", f"index: {{code_dims: {DIMS}, ")
+    for model, rules in SETTINGS.items():
+        (folder / f"{model}.yaml").write_text(f"{config}{rules}\n")
+        arguments = ["export", str(folder / f"{model}.yaml"), "--repository", str(folder / "repository")]
+        result = CliRunner().invoke(cli, [*arguments, "--model", model], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+    return Shop(folder, shop.ids, vectors, shop.items, queries)
 
 
 @pytest.fixture(scope="session")

@@ -251,10 +251,10 @@ def test_administration_over_grpc_wants_the_key(server: StockServer, call: Calla
     [
         "repository/index", "repository/models/retrieval/load", "repository/models/retrieval/unload", "logging",
         "systemsharedmemory/region/one/register", "cudasharedmemory/status", "trace/setting",
-        "models/retrieval/trace/setting",
+        "models/retrieval/trace/setting", "models/retrieval/infer", "models/retrieval/generate",
     ],
 )  # fmt: skip
-def test_administration_over_http_wants_the_key(server: StockServer, path: str) -> None:
+def test_administration_and_inference_over_http_want_the_key(server: StockServer, path: str) -> None:
     body = None if path.endswith("status") else b"{}"
     for headers in ({}, {"admin-key": "wrong"}):
         with pytest.raises(HTTPError) as caught:

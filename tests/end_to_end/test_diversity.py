@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 
 from builder import ops
-from builder.cli.main import cli
 from builder.serving.server import StockServer
 from client import Condition, F, RetrievalClient, matches
 from tests.builder.artifacts import keep_at_most, neutral
-from tests.end_to_end.conftest import CONFIG, DIMS, Shop
+from tests.end_to_end.conftest import RESULTS, RULES, Shop
 
 pytestmark = pytest.mark.server
 
-RESULTS = 50
-RULES = {"colour": 9, "genres": 12}
-SETTINGS = {"at_most": "{at_most: {colour: 9, genres: 12}}", "mmr": "{at_most: {colour: 9, genres: 12}, mmr: 0.7}"}
 FILTERS = [
     None,
     F.year >= 1990,
@@ -31,30 +25,6 @@ FILTERS = [
     F.genres.any_of("Rare"),
     F.genres.any_of("nobody has this"),
 ]
-
-
-def whole_numbers(seed: int, count: int) -> np.ndarray:
-    """[count, DIMS] vectors that the index holds without rounding, so that the search is exact where it reads all."""
-    vectors = np.random.default_rng(seed).integers(-127, 128, (count, DIMS)).astype(np.float32)
-    vectors[:, 0] = 127
-    return vectors
-
-
-@pytest.fixture(scope="module")
-def diverse(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    """The items of the shop with vectors of whole numbers, exported once with each of the settings."""
-    folder = tmp_path_factory.mktemp("diverse")
-    vectors, queries = whole_numbers(1, len(shop.ids)), whole_numbers(2, 30)
-    np.save(folder / "vectors.npy", vectors)
-    np.save(folder / "queries.npy", queries)
-    shutil.copy(shop.folder / "items.parquet", folder)
-    config = CONFIG.replace("index: {", f"index: {{code_dims: {DIMS}, ")
-    for model, rules in SETTINGS.items():
-        (folder / f"{model}.yaml").write_text(f"{config}diversity: {rules}\n")
-        arguments = ["export", str(folder / f"{model}.yaml"), "--repository", str(folder / "repository")]
-        result = CliRunner().invoke(cli, [*arguments, "--model", model], catch_exceptions=False)
-        assert result.exit_code == 0, result.output
-    return Shop(folder, shop.ids, vectors, shop.items, queries)
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import tritonclient.grpc as triton
 
 from builder.cli.main import main
 from client import RetrievalClient
@@ -26,6 +27,7 @@ from tests.builder.artifacts import exact, export_config, write_config, write_it
 pytestmark = pytest.mark.server
 
 SEED = 3
+KEY = "an-administrators-key"
 VECTORS = np.random.default_rng(SEED).normal(size=(100, 6)).astype(np.float32)
 YEARS = np.arange(1950, 2050)
 
@@ -72,6 +74,12 @@ def start(folder: Path, *options: str) -> Serving:
     raise AssertionError("".join(lines))
 
 
+def key_file(folder: Path) -> Path:
+    path = folder / "key"
+    path.write_text(KEY + "\n")
+    return path
+
+
 def make(folder: Path) -> Path:
     write_items(folder, {"item_id": np.arange(100), "year": YEARS})
     features = "[{name: year, kind: number, filter: true}]"
@@ -88,7 +96,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def serving(folder: Path) -> Iterator[Serving]:
-    found = start(folder)
+    found = start(folder, "--admin-key-file", str(key_file(folder)), "--", "--id=tested")
     yield found
     if found.process.poll() is None:
         found.stop(signal.SIGTERM)
@@ -97,6 +105,43 @@ def serving(folder: Path) -> Iterator[Serving]:
 def query(serving: Serving, *arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "builder", "query", "--address", serving.address, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_options_and_key_reach_the_server(serving: Serving) -> None:
+    with triton.InferenceServerClient(serving.address) as raw:
+        assert raw.get_server_metadata().name == "tested"
+        with pytest.raises(triton.InferenceServerException, match="protocol is restricted"):
+            raw.get_model_repository_index()
+        index = raw.get_model_repository_index(headers={"triton-grpc-protocol-admin-key": KEY})
+    assert {model.name for model in index.models} == {"retrieval", "retrieval_rank"}
+    told = json.loads((serving.folder / "repository" / ".server.json").read_text())
+    assert (told["url"], told["admin_key"]) == (serving.address, KEY)
+    assert KEY not in " ".join(psutil.Process(serving.process.pid).cmdline())
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (("--trace-rate", "5"), 2, "--trace-rate goes with --trace URL"),
+        (("--http-port", "70000"), 2, "70000"),
+        (("--grpc-port", "off", "--http-port", "off"), 1, "neither gRPC nor HTTP is on"),
+        (("--admin-key-file", "none"), 1, "none: cannot be read"),
+        (
+            ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--", "--no-such-option"),
+            1,
+            "no-such-option",
+        ),
+    ],
+)
+def test_options_that_cannot_be_are_refused(
+    folder: Path, tmp_path: Path, options: tuple[str, ...], code: int, message: str
+) -> None:
+    shutil.copytree(folder / "repository", tmp_path / "repository", ignore=shutil.ignore_patterns(".server.*"))
+    process = serve(tmp_path, *options)
+    output, _ = process.communicate(timeout=60)
+    assert (process.returncode, "Traceback" in output) == (code, False), output
+    assert message in output
+    assert not (tmp_path / "repository" / ".server.json").exists()
 
 
 def test_answers_as_json_and_as_a_table(serving: Serving) -> None:
@@ -286,7 +331,7 @@ def test_a_damaged_model_that_was_not_verified_is_reported_by_the_server(folder:
     shutil.copytree(folder / "repository", tmp_path / "repository")
     (tmp_path / "repository" / "retrieval" / "1" / "model.pt").write_bytes(b"nothing")
     process = serve(tmp_path, "--no-verify", "--grpc-port", "0", "--http-port", "0", "--metrics-port", "0")
-    output, _ = process.communicate(timeout=40)
+    output, _ = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "error: tritonserver exited with code 1" in output
     assert "PytorchStreamReader failed" in output

@@ -22,6 +22,7 @@ from builder.export.sources import read_source
 from builder.export.torchscript import script
 from builder.network.pipeline import OUTPUT_NAMES, input_names
 from builder.network.ranking import RANKING_OUTPUTS, Ranking, ranking_names
+from client.schema import Status
 from tests.builder.artifacts import DIMS, TOWER_SECTIONS, Tower, ask, neutral, save_tower, write_config
 from tests.builder.export.onnx_networks import IDS, REFERENCE_COLUMNS, make, requests
 from tests.builder.export.onnx_reference import nodes
@@ -47,6 +48,7 @@ def same(expected: Any, got: Any, names: tuple[str, ...], seed: int) -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_it_computes_what_is_served(variant: str, tmp_path: Path) -> None:
     made = make(**VARIANTS[variant])
+    made.network.search.max_filter_words = 12  # one of the four filters is longer
     path = tmp_path / "model.onnx"
     write_onnx(made.network, made.schema, path, {"schema": made.schema.to_json()})
     model = onnx.load(path)
@@ -55,6 +57,7 @@ def test_it_computes_what_is_served(variant: str, tmp_path: Path) -> None:
     columns = REFERENCE_COLUMNS if made.schema.item_features else []
     evaluator = ReferenceEvaluator(model, new_ops=nodes(columns))
     served = script(made.network, made.schema)
+    statuses: set[int] = set()
     for seed, (rows, history, exclude) in enumerate([(9, 3, 5), (1, 1, 1), (6, 9, 2)]):
         inputs = requests(made, rows, seed, history=history, exclude=exclude)
         with np.errstate(all="ignore"), torch.inference_mode():  # some inputs are infinite
@@ -62,6 +65,8 @@ def test_it_computes_what_is_served(variant: str, tmp_path: Path) -> None:
             expected = served(**inputs)
         same(expected, got, OUTPUT_NAMES, seed)
         assert (expected[4] == 0).any() or rows == 1, f"seed {seed}"
+        statuses.update(expected[4][:, 0].tolist())
+    assert Status.FILTER_TOO_LONG in statuses or not made.schema.item_features
 
 
 @pytest.mark.parametrize("variant", ["query", "mean, mlp, groups"])

@@ -65,6 +65,26 @@ class OutOfRange(nn.Module):
         return self.table(status[:, 0])
 
 
+class KnownKeys(nn.Module):
+    """Knows the key that stands for none, and no others beside its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(5, 8)
+
+    def forward(self, status: Tensor, age: Tensor, history: Tensor) -> Tensor:
+        return self.table(torch.where(status < 0, 0, status)[:, 0])
+
+
+class KnownLength(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.positions = nn.Parameter(torch.ones(64, 8))
+
+    def forward(self, status: Tensor, age: Tensor, history: Tensor) -> Tensor:
+        return ((history >= 0).unsqueeze(2) * self.positions[: history.size(1)]).sum(1)
+
+
 class OtherNames(nn.Module):
     def forward(self, user_id: Tensor, age: Tensor) -> Tensor:
         return torch.zeros(user_id.size(0), 8)
@@ -76,6 +96,8 @@ REFUSED: list[tuple[nn.Module, str]] = [
     (Doubles(), r"returns \[3, 8\] float64 for 3 users, expected \[3, 8\] float32"),
     (Pair(), r"returns tuple, expected one tensor \[3, 8\] float32"),
     (OutOfRange(), f"raises on a user of whom nothing is known: .*\n.*category {UNKNOWN_KEY}"),
+    (KnownKeys(), r"raises on a user with values that it has not seen: .*\n.*any int64 as a category"),
+    (KnownLength(), r"raises on a user with a history of 3,072 entries: .*\n.*Read the newest"),
     (OtherNames(), r"forward takes \(user_id, age\), the configuration declares \(status, age, history\)"),
 ]
 

@@ -39,7 +39,8 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     backend.triton_string_to_numpy = TYPES.__getitem__
     backend.get_input_tensor_by_name = lambda request, name: request[name]
     backend.Tensor = lambda name, array: (name, array)
-    backend.InferenceResponse = lambda output_tensors: dict(output_tensors)
+    backend.InferenceResponse = lambda output_tensors=(), error=None: error or dict(output_tensors)
+    backend.TritonError = lambda message: f"error: {message}"
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", backend)
     monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
     ops.load()
@@ -234,3 +235,25 @@ def test_a_ranking_model_alone_maps_its_own_file(served: ModuleType, version: Pa
         assert mapped(model.network.vectors, home / version.name / "model.pt")
         (tmp_path / "retrieval" / version.name).mkdir(parents=True, exist_ok=True)
         torch.jit.script(Network()).save(str(tmp_path / "retrieval" / version.name / "model.pt"))
+
+
+def test_a_request_that_fails_leaves_those_batched_with_it_alone(served: ModuleType, version: Path) -> None:
+    """One of 2^32 rows, which comes without that dimension, and one that the network refuses."""
+    model = start(served, version, 1)
+    queries = torch.randn(4, DIMS, generator=torch.Generator().manual_seed(2))
+    good = [neutral(1, query[None]) for query in queries]
+    flat = {name: tensor[0] for name, tensor in good[1].items()}
+    short = {**good[2], "filter": torch.zeros((1, 1), dtype=torch.int64)}
+    parts = [good[0], flat, short, good[3]]
+    wrapped = [
+        {name: SimpleNamespace(as_numpy=tensor.numpy, shape=lambda t=tensor: t.shape) for name, tensor in part.items()}
+        for part in parts
+    ]
+    first, second, third, last = model.execute(wrapped)
+    for answer, query in ((first, queries[:1]), (last, queries[3:])):
+        expected = ask(version, neutral(1, query))
+        for name, tensor in zip(model.outputs, expected, strict=True):
+            np.testing.assert_array_equal(answer[name], tensor.numpy())
+    assert second.startswith("error: RuntimeError: Dimension out of range")
+    assert third.startswith("error: RuntimeError: silvertriton::search: filter: got 1, expected 2 to")
+    assert "\n" not in second + third
