@@ -68,7 +68,10 @@ index: {{results: {made.results}, clusters: 4}}
 
 @dataclass
 class Load:
-    """Clients of one server that ask until `stop`, threads and asyncio tasks, retrieving, batching and ranking.
+    """Clients of one server that ask until the end, threads and asyncio tasks, retrieving, batching and ranking.
+
+    None of them gives a request up (by hedging or by short deadlines): tritonserver 2.51.0 may end of that, whatever
+    else it does (docs/rollout.md).
 
     `done`: (when it was sent, latency in seconds, the version that answered) of every call; `failed` and `mixed`: what
     went wrong. No call is tried again, once a client is connected. `settings`: of every client. `headers`: of one that
@@ -86,7 +89,7 @@ class Load:
 
     def __enter__(self) -> Load:
         self._ended = threading.Event()
-        calls = [self._retrieves, self._batches, self._ranks, self._hedged]
+        calls = [self._retrieves, self._batches, self._ranks]
         calls += [self._shares_memory] if self.headers else []
         self._threads = [threading.Thread(target=self._threaded, args=(call,)) for call in calls]
         self._threads.append(threading.Thread(target=lambda: asyncio.run(self._asynchronous())))
@@ -114,9 +117,7 @@ class Load:
     def _threaded(self, call: Callable[[RetrievalClient, np.random.Generator], list[Any]]) -> None:
         rng = np.random.default_rng(len(self._threads))
         settings = dict(self.settings)
-        if call == self._hedged:
-            settings["hedge"] = 0.05
-        elif call == self._shares_memory:
+        if call == self._shares_memory:
             settings |= {"shared_memory": True, "headers": self.headers}
         with RetrievalClient(self.address, **settings) as client:
             while not self._ended.is_set():  # a busy machine may not answer in time for a connection
@@ -162,9 +163,6 @@ class Load:
         return {"query": rng.normal(size=self.dims).astype(np.float32), "filter": F.colour.any_of("red")}
 
     def _retrieves(self, client: RetrievalClient, rng: np.random.Generator) -> list[Any]:
-        return [client.retrieve(**self._request(rng))]
-
-    def _hedged(self, client: RetrievalClient, rng: np.random.Generator) -> list[Any]:
         return [client.retrieve(**self._request(rng))]
 
     def _shares_memory(self, client: RetrievalClient, rng: np.random.Generator) -> list[Any]:

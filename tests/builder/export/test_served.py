@@ -182,3 +182,49 @@ def test_what_cannot_be_done_is_told(
     assert message in capsys.readouterr().err
     assert {path: path.read_bytes() for path in repository.rglob("*.pbtxt")} == before
     assert not list(repository.glob("*_canary*"))
+
+
+def earlier(repository: Path) -> None:
+    """As a release wrote it whose versions had no configuration: that of the newest is the model's, and names none."""
+    for model in MODELS:
+        home = repository / model
+        for name, config in (("config.pbtxt", "config.pbtxt"), ("pytorch.pbtxt", "configs/pytorch.pbtxt")):
+            shutil.copyfile(home / "2" / name, home / config)
+            for number in (1, 2):
+                (home / str(number) / name).unlink()
+
+
+def test_a_repository_of_an_earlier_release_is_taken_over(repository: Path) -> None:
+    before = {
+        (model, name): (repository / model / "2" / name).read_bytes()
+        for model in MODELS
+        for name in ("config.pbtxt", "pytorch.pbtxt")
+    }
+    earlier(repository)
+    with pytest.raises(BuilderError, match=r"names 0 versions(.|\n)*builder promote VERSION --offline"):
+        state(repository, "retrieval")
+    tidy(repository)  # as `builder serve` does
+    for model in MODELS:
+        assert configured(repository / model) == Configured(2, None, None)
+        assert dims(repository / model / "configs" / "pytorch.pbtxt") == 5
+        for name in ("config.pbtxt", "pytorch.pbtxt"):
+            assert (repository / model / "2" / name).read_bytes() == before[model, name]
+    with pytest.raises(BuilderError, match=r"retrieval/1: has no configuration of its own(.|\n)*Export it again"):
+        choose(repository, "retrieval", 1)
+    assert configured(repository / "retrieval") == Configured(2, None, None)
+
+
+def test_an_export_into_it_does_not_change_what_is_served(repository: Path, tmp_path: Path) -> None:
+    earlier(repository)
+    assert export_vectors(tmp_path, np.eye(8, 4, dtype=np.float32) + 0.1) == repository / "retrieval" / "3"
+    for model in MODELS:
+        assert configured(repository / model) == Configured(2, None, None)
+        assert dims(repository / model / "config.pbtxt") == 5
+    assert choose(repository, "retrieval", None) == 3
+
+
+def test_a_configuration_of_no_version_is_not_taken_over(repository: Path) -> None:
+    earlier(repository)
+    shutil.rmtree(repository / "retrieval" / "2")
+    with pytest.raises(BuilderError, match=r"is not of version 1, the newest(.|\n)*Export again"):
+        tidy(repository)
