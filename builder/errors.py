@@ -4,7 +4,7 @@ BuilderError
 ├── ConfigError     retrieval.yaml: unreadable, an unknown key, a value of the wrong type or range
 ├── DataError       a data file: missing, a missing column, a value of the wrong type, ids that cannot be
 ├── DownloadError   a public dataset could not be fetched or is not the file it should be
-└── OplibError      the operator library is missing and cannot be built (builder.oplib)
+└── OplibError      the operator library is missing and cannot be built
 """
 
 from __future__ import annotations
@@ -36,6 +36,10 @@ class DataError(BuilderError):
 
 class DownloadError(BuilderError):
     """A public dataset could not be downloaded, or its checksum differs."""
+
+
+class OplibError(BuilderError):
+    """The operator library is missing and cannot be built; the message says what to do."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

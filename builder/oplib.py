@@ -1,6 +1,7 @@
 """Finds or compiles `libsilvertriton_ops.so`, the operators as one library against the stable ABI of LibTorch.
 
-A C++ compiler is needed once: the library is cached under `$XDG_CACHE_HOME/silvertriton` (by default
+A C++ compiler is needed once, and nvcc for the CUDA operators (builder/nvcc.py); where there is none the library has
+those of the CPU, and `cuda_targets` says so. The library is cached under `$XDG_CACHE_HOME/silvertriton` (by default
 `~/.cache/silvertriton`), in a folder named by a hash of everything that decides its bytes.
 """
 
@@ -18,7 +19,8 @@ from pathlib import Path
 
 import torch
 
-from builder.errors import BuilderError
+from builder.errors import OplibError
+from builder.nvcc import Nvcc, find_nvcc
 
 LIBRARY_NAME = "libsilvertriton_ops.so"
 LIBRARY_VARIABLE = "SILVERTRITON_OPS_LIBRARY"
@@ -38,12 +40,8 @@ COMPILE_FLAGS = (
 )
 
 
-class OplibError(BuilderError):
-    """The operator library is missing and cannot be built; the message says what to do."""
-
-
 def library_path() -> Path:
-    """Return the library, compiled first if it is not in the cache (about 20 seconds).
+    """Return the library, compiled first if it is not in the cache (20 seconds, a minute more with nvcc).
 
     `SILVERTRITON_OPS_LIBRARY` names a prebuilt one instead.
 
@@ -57,32 +55,54 @@ def library_path() -> Path:
                 f"{LIBRARY_VARIABLE} is {prebuilt}, which is no file; correct it, or unset it to compile the operators"
             )
         return path.resolve()
-    library = cache_folder() / _fingerprint(compiler()) / LIBRARY_NAME
+    nvcc = find_nvcc()
+    library = cache_folder() / _fingerprint(compiler(), nvcc) / LIBRARY_NAME
     if not library.is_file():
-        build(library)
+        build(library, nvcc=nvcc)
     return library
 
 
-def build(library: Path, extra_flags: Sequence[str] = ()) -> None:
-    """Compile the operators to `library`, atomically; `extra_flags` go to compiler and linker (sanitizers).
+def build(library: Path, extra_flags: Sequence[str] = (), nvcc: Nvcc | None = None) -> None:
+    """Compile the operators to `library`, atomically; `extra_flags` go to C++ compiler and linker (sanitizers).
+
+    With `nvcc` those of CUDA are compiled in.
 
     Raises:
         OplibError: no compiler is found, or compilation fails; then the message ends with the compiler's output.
     """
     command = compiler()
-    sources = [path for path in _kernel_files() if path.suffix == ".cpp"]
+    compile_cpp = [*command, *COMPILE_FLAGS, *extra_flags, *include_flags(), "-c"]
+    compilers = {".cpp": compile_cpp}
+    if nvcc is not None:
+        compilers[".cpp"] = [*compile_cpp, f'-DST_CUDA="{nvcc.name()}"']
+        compilers[".cu"] = [*nvcc.compile_command(), f"-I{KERNELS / 'include'}", "-c"]
+    compile_library(
+        library,
+        [(path, compilers[path.suffix]) for path in kernel_files() if path.suffix in compilers],
+        [*command, "-shared", *extra_flags],
+        [*link_flags(), *(nvcc.link_flags() if nvcc is not None else ())],
+    )
+
+
+def compile_library(
+    library: Path, sources: Sequence[tuple[Path, Sequence[str]]], link: Sequence[str], after: Sequence[str]
+) -> None:
+    """Compile each of `sources` by its command and `link` them, before the flags of `after`, to `library`, atomically.
+
+    Raises:
+        OplibError: a command fails; the message ends with its output.
+    """
     library.parent.mkdir(parents=True, exist_ok=True)
     # In the library's own folder, so that the last step is a rename within one file system. Two processes that
     # build at once each have such a folder, and the later rename replaces a library by its equal.
     with tempfile.TemporaryDirectory(prefix="build-", dir=library.parent) as folder:
-        objects = [Path(folder) / f"{source.parent.name}_{source.stem}.o" for source in sources]
-        compile_one = [*command, *COMPILE_FLAGS, *extra_flags, *_include_flags(), "-c"]
+        objects = [Path(folder) / f"{source.parent.name}_{source.stem}.o" for source, _ in sources]
+        commands = [[*command, str(s), "-o", str(o)] for (s, command), o in zip(sources, objects, strict=True)]
         with ThreadPoolExecutor(COMPILE_JOBS) as jobs:
-            commands = [[*compile_one, str(s), "-o", str(o)] for s, o in zip(sources, objects, strict=True)]
             for _ in jobs.map(_run, commands):
                 pass
         finished = Path(folder) / LIBRARY_NAME
-        _run([*command, "-shared", *extra_flags, *map(str, objects), *_link_flags(), "-o", str(finished)])
+        _run([*link, *map(str, objects), *after, "-o", str(finished)])
         finished.replace(library)
 
 
@@ -111,29 +131,31 @@ def torch_library_folder() -> Path:
     return Path(torch.__file__).parent / "lib"
 
 
-def _kernel_files() -> list[Path]:
-    files = sorted(path for path in KERNELS.rglob("*") if path.suffix in (".cpp", ".h"))
+def kernel_files() -> list[Path]:
+    files = sorted(path for path in KERNELS.rglob("*") if path.suffix in (".cpp", ".cu", ".h"))
     if not files:
         raise OplibError(f"the operators' sources are not in {KERNELS}; install silvertriton again")
     return files
 
 
-def _include_flags() -> list[str]:
+def include_flags() -> list[str]:
     torch_headers = Path(torch.__file__).parent / "include"
     return [f"-I{KERNELS / 'include'}", f"-I{KERNELS / 'cpu'}", "-isystem", str(torch_headers)]
 
 
-def _link_flags() -> list[str]:
+def link_flags() -> list[str]:
     # The run path lets the library be preloaded into a process that has no torch yet.
     folder = torch_library_folder()
     return [f"-L{folder}", "-ltorch_cpu", f"-Wl,-rpath,{folder}", "-Wl,-z,defs"]
 
 
-def _fingerprint(command: Sequence[str]) -> str:
+def _fingerprint(command: Sequence[str], nvcc: Nvcc | None) -> str:
     digest = hashlib.sha256()
     version = _run([*command, "--version"])
-    parts = [platform.machine(), torch.__version__, *command, version, *COMPILE_FLAGS, *_link_flags()]
-    for path in _kernel_files():
+    parts = [platform.machine(), torch.__version__, *command, version, *COMPILE_FLAGS, *link_flags()]
+    if nvcc is not None:
+        parts += [nvcc.version, *nvcc.compile_command(), *nvcc.link_flags()]
+    for path in kernel_files():
         parts += [str(path.relative_to(KERNELS)), path.read_text(encoding="utf-8")]
     for part in parts:
         digest.update(part.encode() + b"\0")

@@ -2,8 +2,8 @@
 
 docs/operators.md is their contract. Letters: B requests, F words of a program, E excluded items, D dims, P dims of the
 codes, P4 = ceil(P / 4), NB blocks, R = 32 NB rows, N items, C clusters, M candidates, T tasks, K results. Every tensor
-is contiguous and on the CPU. Every wrapper raises RuntimeError with operator, argument, got, expected and fix when
-arguments do not agree.
+is contiguous, and all are on the CPU or on one GPU. Every wrapper raises RuntimeError with operator, argument, got,
+expected and fix when arguments do not agree.
 """
 
 from __future__ import annotations
@@ -312,6 +312,12 @@ def select_diverse(
         k,
     )
     return best, scores, tasks, count
+
+
+def cuda_targets() -> str:
+    """What the CUDA operators of the library were compiled for, as "sm_80 sm_90 compute_90"; empty: for nothing."""
+    targets: str = torch.ops.silvertriton.cuda_targets()
+    return targets
 
 
 def instruction_set() -> str:

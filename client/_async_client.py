@@ -94,6 +94,7 @@ class AsyncRetrievalClient:
         task_weights: Mapping[str, float] | None = None,
         probes: int | None = None,
         candidates: int | None = None,
+        key: str | int | None = None,
         timeout: float | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Retrieval:
@@ -108,6 +109,7 @@ class AsyncRetrievalClient:
             task_weights=task_weights,
             probes=probes,
             candidates=candidates,
+            key=key,
         )
         return await self._run(self._core.retrieve(request, timeout, headers))
 
@@ -126,11 +128,12 @@ class AsyncRetrievalClient:
         query: ArrayLike | None = None,
         task_weights: Mapping[str, float] | None = None,
         k: int | None = None,
+        key: str | int | None = None,
         timeout: float | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Ranking:
         """See `RetrievalClient.rank`."""
-        request = Request(user=user, history=history, query=query, task_weights=task_weights)
+        request = Request(user=user, history=history, query=query, task_weights=task_weights, key=key)
         return await self._run(self._core.rank(request, items, k, timeout, headers))
 
     async def explain(

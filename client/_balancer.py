@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from client.errors import ConnectionFailed, DeadlineExceeded, ModelUnavailable, QueueFull, ServerError
 
 if TYPE_CHECKING:
-    from client._core import Served
+    from client._steps import Served
 
 SUSPENDED_FIRST = 0.1  # seconds that an endpoint is left alone after its first failure; doubled with each more
 SUSPENDED_MOST = 10.0
@@ -30,6 +30,8 @@ class Endpoint:
     name: str
     transport: Any
     served: dict[str, Served] = field(default_factory=dict)  # by model
+    share: float = 0.0  # of the requests, for its canary
+    canary_read_at: float = -math.inf
     busy: int = 0  # requests on their way
     failures: int = 0  # in a row, each of which suspended it
     doubts: int = 0

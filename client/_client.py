@@ -32,7 +32,7 @@ class RetrievalClient:
 
     `address`: host:port of the server's gRPC endpoint. Of several, each request goes to the less busy of two drawn at
         random; one that fails is left alone for 0.1 to 10 seconds, longer with each failure in a row.
-    `version`: of the model; None: the one that the server chooses.
+    `version`: of the model; None: the one that is served, and of a canary its share.
     `timeout`: seconds that a call may take in all, every try included, unless the call says otherwise.
     `retry`: when a call is tried again; None: never.
     `hedge`: seconds without an answer after which a request is also sent to another endpoint, or on a second connection
@@ -48,7 +48,7 @@ class RetrievalClient:
     `transport`: takes the place of gRPC, one or one an address; it stays the caller's to close.
 
     Nothing is sent before the first call, which also reads the artifact's schema. A client follows a replaced artifact
-    by itself. Threads may share a client, forked processes may not.
+    by itself, and a canary within 3 seconds. Threads may share a client, forked processes may not.
     """
 
     def __init__(
@@ -114,6 +114,7 @@ class RetrievalClient:
         task_weights: Mapping[str, float] | None = None,
         probes: int | None = None,
         candidates: int | None = None,
+        key: str | int | None = None,
         timeout: float | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Retrieval:
@@ -131,6 +132,7 @@ class RetrievalClient:
             task_weights=task_weights,
             probes=probes,
             candidates=candidates,
+            key=key,
         )
         return self._run(self._core.retrieve(request, timeout, headers))
 
@@ -161,6 +163,7 @@ class RetrievalClient:
         query: ArrayLike | None = None,
         task_weights: Mapping[str, float] | None = None,
         k: int | None = None,
+        key: str | int | None = None,
         timeout: float | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Ranking:
@@ -172,7 +175,7 @@ class RetrievalClient:
         Raises `RequestError` when the request is wrong, `SchemaMismatch` when both models are served but of different
         exports, and any other `SilverTritonError` when the call fails.
         """
-        request = Request(user=user, history=history, query=query, task_weights=task_weights)
+        request = Request(user=user, history=history, query=query, task_weights=task_weights, key=key)
         return self._run(self._core.rank(request, items, k, timeout, headers))
 
     def explain(

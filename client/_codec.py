@@ -49,6 +49,7 @@ _MEANINGS = {
     Status.SEARCH: "probes or candidates are out of range",
     Status.ITEMS: "the given items hold an id below -1",
     Status.FILTER_TOO_LONG: "the filter has more words than the artifact takes (max_filter_words); use fewer values",
+    Status.INDEX: "the index on the server's GPU contradicts itself; export the artifact again",
 }
 
 
@@ -166,7 +167,11 @@ class Codec:
         return self.stack([self.check(request) for request in requests])
 
     def decode(
-        self, outputs: Mapping[str, NDArray[Any]], wanted: Sequence[int], latency: float = 0.0
+        self,
+        outputs: Mapping[str, NDArray[Any]],
+        wanted: Sequence[int],
+        latency: float = 0.0,
+        version: int | None = None,
     ) -> list[Retrieval | RequestError]:
         """The answer of a batch to its results; `wanted`: the k of each row. Latency in seconds.
 
@@ -196,7 +201,7 @@ class Codec:
             if n < most:
                 row_ids, row_scores, row_tasks = row_ids[:n], row_scores[:n], row_tasks[:n]
             search = Stats(probed, passing, scanned, exact != 0)
-            results.append(Retrieval(row_ids, row_scores, row_tasks, tasks, search, latency))
+            results.append(Retrieval(row_ids, row_scores, row_tasks, tasks, search, latency, version))
         return results
 
     def _user(self, user: Mapping[str, Any]) -> tuple[bytes, bytes]:

@@ -3,7 +3,7 @@
 Each call is a generator. It yields what is to be carried (`ReadConfig`, `Infer`) or waited for (`Pause`) and is sent
 what came of it; a failure is thrown into it. `client/_client.py` carries the steps out with threads,
 `client/_async_client.py` with asyncio. What is decided is decided here: which endpoint, which schema, whether to try
-again.
+again; and in `client/_serving.py`: which of the endpoint's models.
 
 Each endpoint's schema is read when it is first used, and kept. It is read again when an answer comes from a version of
 the model that was not there before, when an answer or a status shows that the artifact is another, and when a
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from time import monotonic, perf_counter
 from typing import Any, TypeVar
 
@@ -26,52 +26,27 @@ from client._codec import Codec
 from client._explain import explaining
 from client._explanation import Explanation
 from client._models import Ranking, Request, Retrieval
-from client._ranking import RankingCodec
-from client._steps import Infer, Pause, ReadConfig, Steps
+from client._serving import Serving, drawn
+from client._steps import Infer, Pause, Served, Steps
 from client._values import header_fields, item_ids, most_filter_words, seconds, version_text
 from client._work import RankingItems, Retrieving, Work, kept
-from client.contract import Contract
 from client.errors import (
     ClientClosed,
     ConnectionFailed,
-    DeadlineExceeded,
     ModelNotFound,
     ModelUnavailable,
+    QueueFull,
     RequestError,
-    SchemaError,
     SchemaMismatch,
     WrongServer,
 )
 from client.options import Retry
-from client.schema import RANKING_SUFFIX, Schema
-from client.transport import Answer, Headers, ModelConfig
+from client.schema import RANKING_SUFFIX
+from client.transport import Answer, Headers
 
-SCHEMA_PARAMETER = "schema"
-SNAPSHOT_PARAMETER = "snapshot"  # the same for the retrieval model and the ranking model of one export
 _REREAD = 1.0  # seconds between readings of the schema that wrong requests may cause
-_TRUSTED = 60.0  # seconds for which a schema is taken to be that of the version it was read of
-_CODECS_KEPT = 8  # schemas in use at once, by endpoints in the middle of a rollout and by both models
 
 R = TypeVar("R")
-
-
-@dataclass(slots=True)
-class Served:
-    """What an endpoint serves under a model's name, as last read."""
-
-    codec: Codec | RankingCodec
-    snapshot: str
-    max_batch: int
-    read_at: float
-    versions: frozenset[str] = field(default_factory=frozenset)  # of the model, known to have this schema
-
-    def trusted(self) -> bool:
-        """Whether it need not be read again yet. Of several calls at once only the first is told so."""
-        now = monotonic()
-        if now - self.read_at <= _TRUSTED:
-            return True
-        self.read_at = now
-        return False
 
 
 class Core:
@@ -97,8 +72,7 @@ class Core:
         self._version = version_text(version)
         self._retry = Retry(attempts=1) if retry is None else retry
         self._headers = header_fields(headers)
-        self._max_filter_words = most_filter_words(max_filter_words)
-        self._codecs: dict[tuple[str, Contract, type], Codec | RankingCodec] = {}
+        self._serving = Serving(name, self.balancer, model, self._version, most_filter_words(max_filter_words))
 
     def codec(self) -> Steps[Codec]:
         self._require_open()
@@ -112,7 +86,7 @@ class Core:
         self._require_open()
         deadline = self._until(timeout)
         work = Retrieving([kept(request)])
-        (result,) = yield from self._tried(self.model, work, deadline, self._all_headers(headers))
+        (result,) = yield from self._tried("", drawn(request.key), work, deadline, self._all_headers(headers))
         if isinstance(result, RequestError):
             raise result
         return result
@@ -126,11 +100,14 @@ class Core:
         sent = self._all_headers(headers)
         every = [kept(request) for request in requests]
         served = yield from self._any_served(deadline, sent)
-        results: list[Retrieval | RequestError] = []
-        for first in range(0, len(every), served.max_batch):
-            work = Retrieving(every[first : first + served.max_batch])
-            results += yield from self._tried(self.model, work, deadline, sent)
-        return results
+        results: dict[int, Retrieval | RequestError] = {}
+        for draw, numbers in self._apart(every):
+            for first in range(0, len(numbers), served.max_batch):
+                batch = numbers[first : first + served.max_batch]
+                work = Retrieving([every[number] for number in batch])
+                answered = yield from self._tried("", draw, work, deadline, sent)
+                results.update(zip(batch, answered, strict=True))
+        return [results[number] for number in range(len(every))]
 
     def rank(
         self,
@@ -144,7 +121,8 @@ class Core:
         self._require_open()
         deadline = self._until(timeout)
         work = RankingItems(kept(request), items, k)
-        return (yield from self._tried(self.model + RANKING_SUFFIX, work, deadline, self._all_headers(headers)))
+        draw = drawn(request.key)
+        return (yield from self._tried(RANKING_SUFFIX, draw, work, deadline, self._all_headers(headers)))
 
     def explain(
         self, item_id: int, request: Request, timeout: float | None, headers: Mapping[str, str] | None
@@ -155,12 +133,26 @@ class Core:
         sent = self._all_headers(headers)
         (item,) = item_ids("item_id", [item_id]).tolist()
         asked = kept(request)
-        return (yield from self._repeated(lambda at: self._explained(at, item, asked, deadline, sent), deadline))
+        draw = drawn(request.key)
+
+        def ask(endpoint: Endpoint) -> Steps[Explanation]:
+            def of(model: str, served: Served) -> Steps[Explanation]:
+                return self._explained(endpoint, model, served, item, asked, deadline, sent)
+
+            return self._routed(endpoint, "", draw, of, deadline, sent)
+
+        return (yield from self._repeated(ask, deadline))
 
     def _explained(
-        self, endpoint: Endpoint, item: int, request: Request, deadline: float, headers: Headers
+        self,
+        endpoint: Endpoint,
+        model: str,
+        served: Served,
+        item: int,
+        request: Request,
+        deadline: float,
+        headers: Headers,
     ) -> Steps[Explanation]:
-        served = endpoint.served.get(self.model) or (yield from self._read(endpoint, self.model, deadline, headers))
         version = None
         for _ in range(2):
             assert isinstance(served.codec, Codec)
@@ -168,7 +160,7 @@ class Core:
             try:
                 work = next(asking)
                 while True:
-                    results = yield from self._asked(endpoint, self.model, work, deadline, headers, alone=True)
+                    results = yield from self._asked(endpoint, model, served, work, deadline, headers, alone=True)
                     if work.codec is not served.codec or version not in (None, work.version):
                         break
                     version = work.version
@@ -176,14 +168,25 @@ class Core:
             except StopIteration as end:
                 explanation: Explanation = replace(end.value, version=version)
                 return explanation
-            served, version = endpoint.served[self.model], None
-        raise SchemaMismatch(f"{self.model!r} at {endpoint.name} was replaced twice during the call; call again")
+            served, version = endpoint.served[model], None
+        raise SchemaMismatch(f"{model!r} at {endpoint.name} was replaced twice during the call; call again")
 
-    def _tried(self, model: str, work: Work[R], deadline: float, headers: Headers) -> Steps[R]:
+    def _apart(self, requests: list[Request]) -> list[tuple[float, list[int]]]:
+        """Which requests go together: those for canaries and the others, each with what they drew."""
+        share = max(endpoint.share for endpoint in self.balancer.endpoints)
+        parts: tuple[list[int], list[int]] = ([], [])
+        for number, request in enumerate(requests):
+            parts[drawn(request.key) >= share].append(number)
+        return [(draw, numbers) for draw, numbers in zip((0.0, 1.0), parts, strict=True) if numbers]
+
+    def _tried(self, suffix: str, draw: float, work: Work[R], deadline: float, headers: Headers) -> Steps[R]:
         """`_asked`, again where that may help, of other endpoints first."""
 
         def ask(endpoint: Endpoint) -> Steps[R]:
-            return self._asked(endpoint, model, work, deadline, headers)
+            def of(model: str, served: Served) -> Steps[R]:
+                return self._asked(endpoint, model, served, work, deadline, headers)
+
+            return self._routed(endpoint, suffix, draw, of, deadline, headers)
 
         return (yield from self._repeated(ask, deadline))
 
@@ -194,7 +197,7 @@ class Core:
                 return served
 
         def ask(endpoint: Endpoint) -> Steps[Served]:
-            return self._read(endpoint, self.model, deadline, headers)
+            return (yield from self._serving.routed(endpoint, "", 1.0, deadline, headers))[1]
 
         return (yield from self._repeated(ask, deadline))
 
@@ -220,21 +223,45 @@ class Core:
             yield Pause(pause)
         raise AssertionError("the last attempt returns or raises")  # pragma: no cover
 
-    def _asked(
-        self, endpoint: Endpoint, model: str, work: Work[R], deadline: float, headers: Headers, *, alone: bool = False
+    def _routed(
+        self,
+        endpoint: Endpoint,
+        suffix: str,
+        draw: float,
+        ask: Callable[[str, Served], Steps[R]],
+        deadline: float,
+        headers: Headers,
     ) -> Steps[R]:
-        """One request to one endpoint; a second one if the first shows that the schema is out of date.
+        """`ask` of the model that a request goes to; once more, of the served one, if that was a canary now gone."""
+        model, served = yield from self._serving.routed(endpoint, suffix, draw, deadline, headers)
+        try:
+            return (yield from ask(model, served))
+        except ModelUnavailable as error:
+            if isinstance(error, QueueFull) or not self._serving.is_canary(model):
+                raise
+        self._serving.forget_canary(endpoint)
+        model, served = yield from self._serving.routed(endpoint, suffix, draw, deadline, headers)
+        return (yield from ask(model, served))
+
+    def _asked(
+        self,
+        endpoint: Endpoint,
+        model: str,
+        served: Served,
+        work: Work[R],
+        deadline: float,
+        headers: Headers,
+        *,
+        alone: bool = False,
+    ) -> Steps[R]:
+        """One request to one model; a second one if the first shows that the schema is out of date.
 
         `alone`: no other endpoint may answer in its place.
         """
-        served = endpoint.served.get(model)
-        if served is None or not served.trusted():
-            served = yield from self._read(endpoint, model, deadline, headers)
-        if isinstance(served.codec, RankingCodec):
-            served = yield from self._of_one_export(endpoint, served, deadline, headers)
+        read = self._serving.read
         inputs = work.encode(served.codec)
         if work.refused() and monotonic() - served.read_at > _REREAD:
-            served = yield from self._read(endpoint, model, deadline, headers)
+            served = yield from read(endpoint, model, deadline, headers)
             if served.codec is not work.codec:
                 inputs = work.encode(served.codec)
         refreshed = False
@@ -244,23 +271,23 @@ class Core:
                 started = perf_counter()
                 answer, source = yield from self._infer(endpoint, model, inputs, work, deadline, headers, alone)
                 latency = perf_counter() - started
-                if source is endpoint and answer.version in served.versions:
+                if source is endpoint and served.is_of(answer.version):
                     current: Served | None = served  # also where another call has seen a newer version meanwhile
                 else:
-                    current = yield from self._confirmed(source, model, answer.version, deadline, headers)
+                    current = yield from self._serving.confirmed(source, model, answer.version, deadline, headers)
                 if current is not None and current.codec is work.codec:
                     results = work.decode(answer, latency)
                     if refreshed or not work.outdated(results):
                         return results
-                    current = yield from self._read(source, model, deadline, headers)
+                    current = yield from read(source, model, deadline, headers)
                     if current.codec is work.codec:
                         return results
                 elif current is None:
-                    current = yield from self._read(source, model, deadline, headers)
+                    current = yield from read(source, model, deadline, headers)
             except SchemaMismatch:
                 if refreshed:
                     raise
-                current = yield from self._read(source, model, deadline, headers)
+                current = yield from read(source, model, deadline, headers)
                 if current.codec is work.codec:
                     raise
             if refreshed:
@@ -284,86 +311,23 @@ class Core:
         def second() -> Endpoint | None:
             """Another endpoint that works and takes the same tensors, as far as is known."""
             other = None if alone else self.balancer.take((endpoint,), only_other=True)
-            if other is not None and (served := other.served.get(model)) and served.codec is not work.codec:
+            if other is None:
+                return None
+            served = other.served.get(model)
+            if self._serving.is_canary(model) if served is None else served.codec is not work.codec:
                 self.balancer.release(other)
                 return None
             return other
 
-        step = Infer(endpoint, model, inputs, self._left(deadline), self._version, headers, second)
+        step = Infer(endpoint, model, inputs, self._serving.left(deadline), self._version, headers, second)
         try:
             answer, source = yield step
         except Exception as error:
-            self.balancer.report(endpoint, error)
+            if not (isinstance(error, ModelUnavailable) and self._serving.is_canary(model)):
+                self.balancer.report(endpoint, error)
             raise
         self.balancer.report(source, None)
         return answer, source
-
-    def _confirmed(
-        self, endpoint: Endpoint, model: str, version: str, deadline: float, headers: Headers
-    ) -> Steps[Served | None]:
-        """What is served under the version that answered; None if it is gone before its schema was read."""
-        served = endpoint.served.get(model)
-        if served is not None and (not version or version in served.versions):
-            return served
-        try:
-            read = yield from self._read(endpoint, model, deadline, headers, version=version)
-        except ModelUnavailable:
-            return None
-        read.versions |= {version}
-        return read
-
-    def _read(
-        self, endpoint: Endpoint, model: str, deadline: float, headers: Headers, *, version: str = ""
-    ) -> Steps[Served]:
-        """Read the model's schema. Two calls may do so at once: the work is wasted, the result the same."""
-        step = ReadConfig(endpoint, model, self._left(deadline), version or self._version, headers)
-        try:
-            config: ModelConfig = yield step
-        except Exception as error:
-            if not version:  # that a version is gone says nothing of the endpoint
-                self.balancer.report(endpoint, error)
-            raise
-        self.balancer.report(endpoint, None)
-        text = config.parameters.get(SCHEMA_PARAMETER)
-        if not text:
-            raise SchemaMismatch(
-                f"model {model!r} at {endpoint.name} has no parameter {SCHEMA_PARAMETER!r} in its configuration: "
-                "it is no SilverTriton artifact; check model="
-            )
-        kind = Codec if model == self.model else RankingCodec
-        try:
-            contract = Contract.read(config.parameters)
-            contract = replace(contract, max_filter_words=min(contract.max_filter_words, self._max_filter_words))
-            codec = self._codecs.get((text, contract, kind))
-            if codec is None:
-                codec = kind(Schema.from_json(text), contract)
-                if len(self._codecs) >= _CODECS_KEPT:
-                    self._codecs.clear()
-                self._codecs[text, contract, kind] = codec
-        except SchemaError as error:
-            raise SchemaError(f"model {model!r} at {endpoint.name}: {error}") from error
-        snapshot = config.parameters.get(SNAPSHOT_PARAMETER, "")
-        before = endpoint.served.get(model)
-        versions: frozenset[str] = before.versions if before is not None and before.codec is codec else frozenset()
-        served = Served(codec, snapshot, max(1, config.max_batch_size), monotonic(), versions)
-        endpoint.served[model] = served
-        return served
-
-    def _of_one_export(self, endpoint: Endpoint, ranking: Served, deadline: float, headers: Headers) -> Steps[Served]:
-        """The ranking model as it is served. Where the retrieval model is used too, both must be of one snapshot."""
-        model = self.model + RANKING_SUFFIX
-        retrieval = endpoint.served.get(self.model)
-        if retrieval is None or retrieval.snapshot == ranking.snapshot:
-            return ranking
-        if ranking.read_at < retrieval.read_at:  # either may have been replaced since it was read
-            ranking = yield from self._read(endpoint, model, deadline, headers)
-        retrieval = yield from self._read(endpoint, self.model, deadline, headers)
-        if retrieval.snapshot != ranking.snapshot:
-            raise SchemaMismatch(
-                f"{model!r} at {endpoint.name} is of another export than {self.model!r} "
-                f"(snapshots {ranking.snapshot[:12]!r} and {retrieval.snapshot[:12]!r}); serve both of one"
-            )
-        return ranking
 
     def _require_open(self) -> None:
         if self.closed:
@@ -374,11 +338,3 @@ class Core:
 
     def _until(self, timeout: float | None) -> float:
         return monotonic() + (self.timeout if timeout is None else seconds(timeout))
-
-    def _left(self, deadline: float) -> float:
-        left = deadline - monotonic()
-        if left <= 0:
-            raise DeadlineExceeded(
-                f"{self.name}: the time was over before the whole call was sent; allow more with timeout="
-            )
-        return left

@@ -43,7 +43,7 @@ class Explanation:
         `kth_score` are of: all clusters, and the most candidates. None: nothing else than the request.
     `certain`: False where an outcome was found by elimination that another one could also explain, which only happens
         where the artifact's `rules` have maximal marginal relevance.
-    `version`: of the model that answered, "" where the transport cannot tell.
+    `version`: of the model that answered, None from a transport that cannot tell.
     """
 
     item_id: int
@@ -58,7 +58,7 @@ class Explanation:
     candidates: int | None = None
     rules: Rules | None = None
     certain: bool = True
-    version: str = ""
+    version: int | None = None
 
     @property
     def gap(self) -> float | None:

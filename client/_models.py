@@ -28,6 +28,8 @@ class Request:
     `task_weights`: task name -> finite weight in the final score; tasks left out keep the artifact's.
     `probes`: how many clusters to search, 1 to `clusters`; more where those hold fewer items than are wanted.
     `candidates`: rows to rescore and rank, 1 to `max_candidates`; fewer than `k` candidates are as many results.
+    `key`: a string or an integer, such as the user's id: while a canary is served, requests of one key all go to the
+        same version. None: each goes where chance has it.
 
     `history` and `exclude` take any iterable of non-negative ints; a generator is used up by the first call.
     """
@@ -41,6 +43,7 @@ class Request:
     task_weights: Mapping[str, float] | None = None
     probes: int | None = None
     candidates: int | None = None
+    key: str | int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,7 @@ class Retrieval:
 
     `item_ids` [count] int64, `scores` [count] float32, `task_scores` [count, T] float32 in the order of `task_names`;
     the arrays may be read-only. `latency`: seconds from sending the tensors to having the answer, shared by a batch.
+    `version`: of the model that answered; None from a transport that cannot tell.
 
     Iterating, indexing and `hits` give `Hit` objects, made on demand; `len()` is `count`.
     """
@@ -83,6 +87,7 @@ class Retrieval:
     task_names: tuple[str, ...]
     stats: Stats
     latency: float = field(default=0.0)
+    version: int | None = None
 
     @property
     def count(self) -> int:
@@ -129,6 +134,7 @@ class Ranking:
     `item_ids` [count] int64, `scores` [count] float32, `task_scores` [count, T] float32 in the order of `task_names`;
     `positions` [count] int64: where each stands among the given items. `unknown` [n] int64: the given ids that the
     artifact does not have, in their order. `latency`: seconds from sending the tensors to having the answer.
+    `version`: of the model that answered; None from a transport that cannot tell.
 
     Iterating, indexing and `hits` give `Hit` objects, made on demand; `len()` is `count`.
     """
@@ -140,6 +146,7 @@ class Ranking:
     positions: NDArray[np.int64]
     unknown: NDArray[np.int64]
     latency: float = field(default=0.0)
+    version: int | None = None
 
     @property
     def count(self) -> int:

@@ -158,6 +158,7 @@ def _user(parser: argparse.ArgumentParser, pairs: list[tuple[str, str]], schema:
 def _as_json(result: Retrieval | Ranking) -> dict[str, Any]:
     answer: dict[str, Any] = {
         "hits": [{"item_id": hit.item_id, "score": hit.score, "tasks": hit.tasks} for hit in result],
+        "version": result.version,
         "latency_ms": result.latency * 1e3,
     }
     if isinstance(result, Ranking):

@@ -36,7 +36,12 @@ class RankingCodec:
         return {**{name: tensors[name] for name in self._shared}, "items": padded([ids.tobytes()], LEAST_IDS, -1)}, ids
 
     def decode(
-        self, outputs: Mapping[str, NDArray[Any]], items: NDArray[np.int64], k: int, latency: float = 0.0
+        self,
+        outputs: Mapping[str, NDArray[Any]],
+        items: NDArray[np.int64],
+        k: int,
+        latency: float = 0.0,
+        version: int | None = None,
     ) -> Ranking:
         """The answer to its result, the best `k`; `items` [n] as they were asked for. Latency in seconds.
 
@@ -68,6 +73,7 @@ class RankingCodec:
             positions,
             items[~found],
             latency,
+            version,
         )
 
 

@@ -46,7 +46,7 @@ class Retrieving:
 
     def __init__(self, requests: Sequence[Request]) -> None:
         self.codec: Codec | None = None
-        self.version = ""  # that answered
+        self.version: int | None = None  # that answered
         self._requests = requests
         self._checked: list[Row | RequestError] = []
         self._ks: list[int] = []
@@ -65,8 +65,8 @@ class Retrieving:
         if answer is None:
             return [row for row in self._checked if isinstance(row, RequestError)]
         assert self.codec is not None
-        self.version = answer.version
-        answered = self.codec.decode(answer.outputs, self._ks, latency)
+        self.version = _number(answer.version)
+        answered = self.codec.decode(answer.outputs, self._ks, latency, self.version)
         if len(answered) == len(self._checked):
             return answered
         following = iter(answered)
@@ -105,7 +105,7 @@ class RankingItems:
             raise self._error
         assert self.codec is not None
         assert answer is not None
-        return self.codec.decode(answer.outputs, self._ids, self._k, latency)
+        return self.codec.decode(answer.outputs, self._ids, self._k, latency, _number(answer.version))
 
     def outdated(self, results: Ranking) -> bool:
         return False
@@ -121,6 +121,10 @@ def kept(request: Request) -> Request:
         history=history if _lasts(history) else _listed(history),
         exclude=exclude if _lasts(exclude) else _listed(exclude),
     )
+
+
+def _number(version: str) -> int | None:
+    return int(version) if version.isdecimal() else None
 
 
 def _lasts(values: object) -> bool:

@@ -18,6 +18,10 @@ RESERVED_NAMES = frozenset({"history", "query", "filter", "exclude", "task_weigh
 RANKING_SUFFIX = "_rank"
 """The ranking model of a retrieval model `name` is served as `name` + this."""
 
+CANARY_SUFFIX = "_canary"
+"""A canary, a second version of a model `name` for a share of the requests, is served as `name` + this."""
+SHARE_PARAMETER = "share"  # of the requests that go to a canary, 0 to 1
+
 Kind = Literal["category", "tags", "number", "date"]
 Values = Literal["integer", "string"]
 
@@ -36,6 +40,7 @@ class Status(IntEnum):
     SEARCH = 8
     ITEMS = 9
     FILTER_TOO_LONG = 10
+    INDEX = 11
 
 
 @dataclass(frozen=True)

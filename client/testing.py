@@ -26,7 +26,7 @@ from client._client import RetrievalClient
 from client._fake_network import FakeNetwork
 from client.contract import Contract
 from client.errors import DeadlineExceeded, ModelNotFound, SchemaMismatch, SilverTritonError
-from client.schema import RANKING_SUFFIX, Schema
+from client.schema import CANARY_SUFFIX, RANKING_SUFFIX, SHARE_PARAMETER, Schema
 from client.transport import NO_HEADERS, Answer, AsyncTransport, Headers, ModelConfig
 
 ADDRESS = "fake:8001"
@@ -58,7 +58,8 @@ class FakeServer:
     puts it behind a real gRPC port.
 
     `calls`: what arrived, in order. `delay`: seconds that an answer takes. `fail()`: what the next calls raise.
-    `replace()`: another artifact, as the next version. Raises `InvalidValue` for items that do not fit the schema.
+    `replace()`: another artifact, as the next version. `start_canary()`: one beside it, for a share of the requests.
+    Raises `InvalidValue` for items that do not fit the schema.
     """
 
     def __init__(
@@ -81,6 +82,8 @@ class FakeServer:
         self._version = 1
         self._contract = replace(contract, items=len(items))
         self._network = FakeNetwork(schema, items, scores, vectors, contract)
+        self._canary: FakeNetwork | None = None
+        self._canary_contract, self._share = self._contract, 0.0
 
     @property
     def schema(self) -> Schema:
@@ -105,6 +108,27 @@ class FakeServer:
         network = FakeNetwork(schema or self.schema, items, scores, vectors, contract)
         with self._lock:
             self._network, self._contract, self._version = network, contract, self._version + 1
+            self._canary = None
+
+    def start_canary(
+        self,
+        items: Sequence[Mapping[str, Any]],
+        *,
+        share: float,
+        schema: Schema | None = None,
+        scores: ArrayLike | None = None,
+        vectors: ArrayLike | None = None,
+    ) -> None:
+        """Serve other items as well, as the next version, for a share of the requests, 0 to 1. `replace` ends it."""
+        contract = replace(self._contract, items=len(items))
+        network = FakeNetwork(schema or self.schema, items, scores, vectors, contract)
+        with self._lock:
+            self._canary, self._canary_contract, self._share = network, contract, share
+
+    def end_canary(self) -> None:
+        """Serve the first version only."""
+        with self._lock:
+            self._canary = None
 
     def fail(self, error: SilverTritonError, times: int = 1) -> None:
         """Let the next inferences raise `error`, so many of them."""
@@ -153,15 +177,16 @@ class FakeServer:
         self, model: str, timeout: float, *, version: str = "", headers: Headers = NO_HEADERS
     ) -> ModelConfig:
         """See `Transport.model_config`."""
-        with self._lock:
-            network, contract, served = self._network, self._contract, self._version
-        self._find(model, version, served)
+        network, served = self._find(model, version)
+        contract = self._canary_contract if network is self._canary else self._contract
         parameters = {
             **contract.parameters(),
             "schema": network.schema.to_json(),
             "fingerprint": str(network.schema.fingerprint),
             "snapshot": f"fake-{served}",
         }
+        if network is self._canary:
+            parameters[SHARE_PARAMETER] = repr(self._share)
         return ModelConfig(parameters, self._max_batch_size)
 
     def _infer(
@@ -176,22 +201,26 @@ class FakeServer:
         with self._lock:
             self.calls.append(Call(model, version, dict(inputs), dict(headers)))
             failure = self._failures.pop(0) if self._failures else None
-            network, served = self._network, self._version
         if delay > timeout:
             raise DeadlineExceeded(f"no answer from {model!r} at {ADDRESS} within {timeout:.3g} s")
         if failure is not None:
             raise failure
-        ranks = self._find(model, version, served)
+        network, served = self._find(model, version)
         rows = {len(tensor) for tensor in inputs.values()}
         if len(rows) > 1 or max(rows, default=0) > max(1, self._max_batch_size):
             raise SchemaMismatch(f"{model!r} at {ADDRESS}: got tensors of {sorted(rows)} rows")
-        return Answer(network.rank(inputs) if ranks else network.retrieve(inputs), str(served))
+        return Answer(network.rank(inputs) if model.endswith(RANKING_SUFFIX) else network.retrieve(inputs), str(served))
 
-    def _find(self, model: str, version: str, served: int) -> bool:
-        """Whether it is the ranking model."""
-        if model not in (self._model, self._model + RANKING_SUFFIX) or version not in ("", str(served)):
-            raise ModelNotFound(f"no model {model!r} at {ADDRESS}: version {version or served} is not found")
-        return model != self._model
+    def _find(self, model: str, version: str) -> tuple[FakeNetwork, int]:
+        """What answers under that name, and its version."""
+        with self._lock:
+            models = {self._model: (self._network, self._version)}
+            if self._canary is not None:
+                models[self._model + CANARY_SUFFIX] = (self._canary, self._version + 1)
+        found = models.get(model) or models.get(model.removesuffix(RANKING_SUFFIX))
+        if found is None or version not in ("", str(found[1])):
+            raise ModelNotFound(f"no model {model!r} at {ADDRESS} of version {version or 'any'}")
+        return found
 
 
 class _Asynchronous:

@@ -115,9 +115,11 @@ def test_options_are_those_of_builder_serve(compose: dict[str, Any], tmp_path: P
         options, _ = started(service, tmp_path, SILVERTRITON_ADMIN_KEY=KEY)
         plain = [
             "--model-repository=/models", "--model-config-name=pytorch", "--disable-auto-complete-config",
-            *restricting_options(KEY), *METRICS_OPTIONS,
+            "--model-control-mode=explicit", "--load-model=*", *restricting_options(KEY), *METRICS_OPTIONS,
         ]  # fmt: skip
         assert options == plain
+        options, _ = started(service, tmp_path, SILVERTRITON_ADMIN_KEY=KEY, BACKEND="tensorrt")
+        assert options == ["--model-config-name=tensorrt" if "config-name" in word else word for word in plain]
         url = "http://collector:4318/v1/traces"
         options, _ = started(service, tmp_path, SILVERTRITON_ADMIN_KEY=KEY, TRACE_URL=url, TRACE_RATE="7")
         assert options == [*plain, *tracing_options(url, 7)]

@@ -56,14 +56,18 @@ def command(
       a .npy array of item vectors [N, D]; row numbers are item ids, requests carry the query vector
 
     \b
-    Writes REPOSITORY/MODEL/VERSION/{model.pt, model.py, libsilvertriton_ops.so, manifest.json} and
-    REPOSITORY/MODEL/config.pbtxt, and the same for MODEL_rank. A version appears whole or not at all.
+    Writes REPOSITORY/MODEL/VERSION/{model.pt, model.py, libsilvertriton_ops.so, manifest.json} with its configurations,
+    and the same for MODEL_rank. A version appears whole or not at all. The first one is served; another one is by
+    `builder promote`.
 
     \b
     --format onnx adds model.onnx: the network with the operators as nodes of the domain silvertriton.
+    --format onnx-plain adds plain.onnx: in operators of ONNX alone, with exact search.
+    --format tensorrt adds model.plan: the TensorRT plan of that; it needs TensorRT and a GPU.
     """
     from builder.export.artifact import export
     from builder.export.manifest import read_manifest
+    from builder.export.served import configured
     from builder.export.sources import read_source
 
     with stages() as step:
@@ -86,5 +90,7 @@ def command(
         f"{version}: {index.items:,} items, {index.clusters:,} clusters, {index.mean_probes:,.1f} probed by default: "
         f"recall@{recall.at} {recall.measured:.4f} over {recall.queries} queries ({recall.source})"
     )
+    if (served := configured(version.parent)) and served.version != int(version.name):
+        click.echo(f"version {served.version} is served; serve this one with: builder promote {version.name}", err=True)
     if recall.measured < recall.target:
         click.echo(f"warning: below the target of {recall.target}; raise index.probes or index.candidates", err=True)

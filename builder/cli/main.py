@@ -15,7 +15,11 @@ COMMANDS = {
     "train": "Train the towers that a retrieval.yaml describes.",
     "export": "Build index and network and add a version to a model repository.",
     "tune": "Choose other defaults for the newest version, for a recall.",
+    "estimate-memory": "Estimate what a source or version takes in memory.",
     "serve": "Serve a model repository with the stock Triton Inference Server.",
+    "promote": "Serve another version, or start it as a canary.",
+    "rollback": "End a canary, or serve the version that was served before.",
+    "versions": "List versions and which one is served.",
     "evaluate": "Measure Recall and NDCG of a run: exact and served.",
     "report": "Write an HTML page about a run and its version.",
     "inspect": "Show what a version contains and check its files.",
@@ -34,7 +38,7 @@ class _Commands(click.Group):
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        command: click.Command = import_module(f"builder.cli.{name}").command
+        command: click.Command = import_module(f"builder.cli.{name.replace('-', '_')}").command
         return command
 
     def resolve_command(

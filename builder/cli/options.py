@@ -23,3 +23,7 @@ admin_key_option = click.option(
     help="File with the key of the server's administration [the variable SILVERTRITON_ADMIN_KEY].",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts instead of a table.")
+
+address_option = click.option(
+    "--address", help="host:port of the server's gRPC endpoint [that which REPOSITORY/.server.json tells of]."
+)

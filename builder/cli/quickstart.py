@@ -25,6 +25,7 @@ from builder.errors import DownloadError
 from builder.export.artifact import export
 from builder.export.sources import from_run
 from builder.progress import stages, step
+from builder.serving.rollout import choose
 from builder.serving.server import StockServer
 from builder.serving.supervise import supervise
 from builder.training.run import TrainedRun, load, train
@@ -67,6 +68,7 @@ def command(dataset: str, data: Path | None, keep_serving: bool, work_dir: Path)
     repository = work_dir / "model_repository"
     with stages() as stage:
         version = export(from_run(run), repository, model=DEFAULT_MODEL, step=stage)
+    choose(repository, DEFAULT_MODEL, int(version.name))
     # SIGTERM unwinds like Ctrl-C, so that the server is stopped either way.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     server = StockServer(repository, log=work_dir / "runs" / "quickstart-server.log")

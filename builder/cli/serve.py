@@ -14,6 +14,7 @@ import click
 from builder.cli.options import admin_key_option, repository_option
 from builder.progress import step
 from builder.serving.state import STATE_FILE, read_key
+from client.schema import RANKING_SUFFIX
 
 
 def _port(context: click.Context, parameter: click.Parameter, value: str) -> int | None:
@@ -74,10 +75,12 @@ def command(
     if trace is None and trace_rate:
         raise click.UsageError("--trace-rate goes with --trace URL, which says where spans are sent")
     from builder.serving.options import tracing_options
+    from builder.serving.rollout import tidy
     from builder.serving.server import StockServer
     from builder.serving.supervise import supervise
 
     admin_key = read_key(admin_key_file)
+    tidy(repository)
     if not no_verify:
         _verify(repository)
     stopping = threading.Event()
@@ -115,18 +118,21 @@ def command(
 
 def _verify(repository: Path) -> None:
     from builder.export.manifest import read_manifest, verify
-    from builder.export.repository import versions
+    from builder.export.repository import find_version
+    from builder.export.served import configured
 
-    models = [path.parent.name for path in sorted(repository.glob("*/config.pbtxt"))]
-    newest = [versions(repository, model)[-1] for model in models if versions(repository, model)]
-    size = sum(entry.bytes for version in newest for entry in read_manifest(version).files.values())
+    homes = [path.parent for path in sorted(repository.glob("*/config.pbtxt"))]
+    served = [find_version(repository, home.name, says.version) for home in homes if (says := configured(home))]
+    size = sum(entry.bytes for version in served for entry in read_manifest(version).files.values())
     with step("Checking files", size, count=False) as current:
-        manifests = {version.parent.name: verify(version, current.advance) for version in newest}
+        manifests = {version.parent.name: verify(version, current.advance) for version in served}
     for model, manifest in manifests.items():
         ranks = manifest.ranks
-        if ranks and ranks.model in manifests and manifests[ranks.model].snapshot != manifest.snapshot:
+        if ranks is None or model != ranks.model + RANKING_SUFFIX or ranks.model not in manifests:
+            continue
+        if manifests[ranks.model].snapshot != manifest.snapshot:
             click.echo(
                 f"warning: {model} ranks items of another version than {ranks.model} retrieves; "
-                "clients refuse to use both. Export them together",
+                f"clients refuse to use both. Stop, and: builder promote {ranks.version} --offline",
                 err=True,
             )

@@ -95,7 +95,8 @@ def export(
     meet, for formats that cannot be written, and for what `write_version` raises; nothing is half-written.
     """
     check_target(repository, model, ranked=rank)
-    check_formats(formats, own_tower=isinstance(source.tower, torch.jit.ScriptModule))
+    own_tower = isinstance(source.tower, torch.jit.ScriptModule)
+    check_formats(formats, own_tower=own_tower, diverse=source.diversity is not None)
     settings, items = source.settings, len(source.catalogue)
     if settings.clusters != "auto" and settings.clusters > items:
         raise BuilderError(
@@ -127,7 +128,7 @@ def export(
         )
     ops.load()
     done = step("Choosing the dims of codes")
-    projection = _projection(source)
+    projection = projection_of(source)
     done(1.0)
     index = build_index(
         source.vectors,
@@ -247,7 +248,7 @@ def _diversity(source: Source, index: Index) -> DiverseSelection | None:
     return DiverseSelection(index.forward, index.vectors, at_most=at_most, mmr=mmr)
 
 
-def _projection(source: Source) -> Tensor:
+def projection_of(source: Source) -> Tensor:
     settings = source.settings
     if settings.code_dims == "auto":
         return choose_projection(source.vectors, source.queries, results=settings.results, seed=source.seed)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from builder.errors import BuilderError
+from builder.export.formats import PLAIN_BATCH, PLAIN_FILE, PLAN_FILE
+from builder.export.manifest import MODEL_FILE
 from builder.network.pipeline import OUTPUT_NAMES, input_names
 from builder.network.ranking import RANKING_OUTPUTS, ranking_names
 from client.contract import Contract
@@ -15,6 +18,8 @@ from client.schema import Schema
 
 MAX_BATCH = 64  # requests that the server may put into one call of the network
 WARMUP_LENGTH = 8  # of inputs of any length
+SERVED_FILES = {"python": MODEL_FILE, "pytorch": MODEL_FILE, "onnxruntime": PLAIN_FILE, "tensorrt": PLAN_FILE}
+"""Of each backend, the file of a version that it serves."""
 
 _INPUTS = {
     "query": ("TYPE_FP32", None),
@@ -38,13 +43,17 @@ def model_config(
     snapshot: str,
     ranks: str | None = None,
 ) -> str:
-    """Return config.pbtxt for `backend` ("python" or "pytorch"). `contract`: what clients are told beside the schema.
+    """Return config.pbtxt for `backend`, one of `SERVED_FILES`. `contract`: what clients are told beside the schema.
 
     `instances`: how many requests, or batches of them, are computed at once; `threads`: torch threads of each. Both at
     least 1. `snapshot`: what is the same for all models of a snapshot. `ranks`: the retrieval model, in the
     configuration of its ranking model.
     """
-    config = model_config_pb2.ModelConfig(name=model, backend=backend, max_batch_size=MAX_BATCH)
+    served = SERVED_FILES[backend]
+    batch = MAX_BATCH if served == MODEL_FILE else PLAIN_BATCH
+    config = model_config_pb2.ModelConfig(name=model, backend=backend, max_batch_size=batch)
+    if backend == "onnxruntime":
+        config.default_model_filename = served
     for name in input_names(schema) if ranks is None else ranking_names(schema):
         data_type, dims = _input_type(schema, name)
         config.input.add(name=name, data_type=model_config_pb2.DataType.Value(data_type), dims=[dims])
@@ -64,7 +73,8 @@ def model_config(
     # Batches form from requests that are waiting anyway; a delay would be paid in full by a lone client. No limit of
     # the queue and no priorities: with them the batcher overlooks a free instance for up to 0.5 s (docs/serving.md).
     config.dynamic_batching.SetInParent()
-    config.instance_group.add(count=instances, kind=model_config_pb2.ModelInstanceGroup.KIND_CPU)
+    kind = {"onnxruntime": "KIND_AUTO", "tensorrt": "KIND_GPU"}.get(backend, "KIND_CPU")
+    config.instance_group.add(count=instances, kind=model_config_pb2.ModelInstanceGroup.Kind.Value(kind))
     for parameter, value in contract.parameters().items():
         config.parameters[parameter].string_value = value
     config.parameters["schema"].string_value = schema.to_json()
@@ -72,7 +82,10 @@ def model_config(
     config.parameters["snapshot"].string_value = snapshot
     if ranks is not None:
         config.parameters["ranks"].string_value = ranks
-    config.parameters["INTRA_OP_THREAD_COUNT"].string_value = str(threads)
+    if backend == "onnxruntime":
+        config.parameters["intra_op_thread_count"].string_value = str(threads)
+    elif backend != "tensorrt":
+        config.parameters["INTRA_OP_THREAD_COUNT"].string_value = str(threads)
     if backend == "pytorch":
         config.parameters["INFERENCE_MODE"].string_value = "true"
         config.parameters["DISABLE_OPTIMIZED_EXECUTION"].string_value = "true"  # see serving/triton_model.py
@@ -102,10 +115,22 @@ def configured_processes(path: Path) -> tuple[int, int]:
 
     Raises `BuilderError` if it cannot be read.
     """
+    config = read_config(path)
+    try:
+        threads = int(config.parameters["INTRA_OP_THREAD_COUNT"].string_value or 1)
+    except ValueError as error:
+        raise _unreadable(path, error) from error
+    return threads, sum(group.count for group in config.instance_group) or 1
+
+
+def read_config(path: Path) -> Any:
+    """A model configuration, as a message. Raises `BuilderError` if it cannot be read."""
     config = model_config_pb2.ModelConfig()
     try:
-        text_format.Parse(path.read_text(), config)
-        threads = int(config.parameters["INTRA_OP_THREAD_COUNT"].string_value or 1)
+        return text_format.Parse(path.read_text(), config)
     except (OSError, ValueError, text_format.ParseError) as error:
-        raise BuilderError(f"cannot be read: {error}", where=str(path), remedy="Export the model again.") from error
-    return threads, sum(group.count for group in config.instance_group) or 1
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> BuilderError:
+    return BuilderError(f"cannot be read: {error}", where=str(path), remedy="Export the model again.")

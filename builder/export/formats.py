@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import tempfile
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -13,13 +14,17 @@ if TYPE_CHECKING:  # the command line names the formats without loading torch
     from builder.network.pipeline import Pipeline
     from client.schema import Schema
 
-Format = Literal["onnx"]
-FORMATS: tuple[Format, ...] = ("onnx",)
-ONNX_FILE = "model.onnx"
+Format = Literal["onnx", "onnx-plain", "tensorrt"]
+FORMATS: tuple[Format, ...] = ("onnx", "onnx-plain", "tensorrt")
+PLAIN_BATCH = 16  # requests in one call of a plain network, which scores every item for each of them
+ONNX_FILE, PLAIN_FILE, PLAN_FILE = "model.onnx", "plain.onnx", "model.plan"
 
 
-def check_formats(formats: Collection[Format], *, own_tower: bool) -> None:
-    """Raise `BuilderError` if one of them cannot be written here, before an index is built for nothing."""
+def check_formats(formats: Collection[Format], *, own_tower: bool, diverse: bool) -> None:
+    """Raise `BuilderError` if one of them cannot be written here, before an index is built for nothing.
+
+    `own_tower`: in TorchScript; `diverse`: results are chosen under rules.
+    """
     if not formats:
         return
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
@@ -33,6 +38,16 @@ def check_formats(formats: Collection[Format], *, own_tower: bool) -> None:
             where="embeddings.query",
             remedy="Leave it out, so that requests carry the query vector, or export without --format.",
         )
+    if diverse and set(formats) != {"onnx"}:
+        raise BuilderError(
+            "rules of diversity cannot be written in operators of ONNX alone",
+            where="diversity",
+            remedy="Leave it out, or export with --format onnx only.",
+        )
+    if "tensorrt" in formats:
+        from builder.export.tensorrt import require_tensorrt
+
+        require_tensorrt()
 
 
 def formats_writer(
@@ -52,10 +67,22 @@ def formats_writer(
     }
 
     def write(folder: Path, ranking: bool) -> None:
-        if "onnx" in formats:
-            from builder.export.onnx import write_onnx
-            from builder.network.ranking import Ranking
+        if not formats:
+            return
+        from builder.export.onnx import write_onnx
+        from builder.network.ranking import Ranking
 
-            write_onnx(Ranking(network) if ranking else network, schema, folder / ONNX_FILE, metadata)
+        served = Ranking(network) if ranking else network
+        if "onnx" in formats:
+            write_onnx(served, schema, folder / ONNX_FILE, metadata)
+        if "onnx-plain" in formats:
+            write_onnx(served, schema, folder / PLAIN_FILE, metadata, plain=True)
+        if "tensorrt" in formats:
+            from builder.export.tensorrt import require_tensorrt, write_plan
+
+            with tempfile.TemporaryDirectory(dir=folder) as scratch:
+                of_plan = Path(scratch) / PLAIN_FILE
+                write_onnx(served, schema, of_plan, metadata, plain=True)
+                write_plan(of_plan, folder / PLAN_FILE, require_tensorrt())
 
     return write

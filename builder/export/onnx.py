@@ -23,7 +23,7 @@ from builder.export.onnx_nodes import nodes_known, translations
 from builder.network.groups import GroupReranking
 from builder.network.history import MeanPooling
 from builder.network.pipeline import OUTPUT_NAMES, Pipeline, forward_source, input_names
-from builder.network.plain import PlainNeighbours, PlainSearch, rescore, resolve_weights, select
+from builder.network.plain import PlainNeighbours, PlainSearch, add_by_index, rescore, resolve_weights, select
 from builder.network.ranking import RANKING_OUTPUTS, Ranking, ranking_names, ranking_source
 from builder.network.rerank import Reranking
 from builder.network.towers import UserTower
@@ -90,6 +90,7 @@ def _in_plain_operations() -> dict[Any, Any]:
         torch.ops.silvertriton.rescore.default: rescore,
         torch.ops.silvertriton.resolve_weights.default: resolve_weights,
         torch.ops.silvertriton.select.default: select,
+        torch.ops.aten.index_add.default: add_by_index,
     }
 
 

@@ -1,8 +1,10 @@
 """Version directories in a Triton model repository, written whole or not at all.
 
-REPOSITORY/MODEL/config.pbtxt              Python backend (the embedded server)
-REPOSITORY/MODEL/configs/pytorch.pbtxt     PyTorch backend, chosen with --model-config-name=pytorch
 REPOSITORY/MODEL/VERSION/{model.pt, model.py, libsilvertriton_ops.so, manifest.json}
+REPOSITORY/MODEL/VERSION/{config.pbtxt, pytorch.pbtxt}      its configurations; where it holds plain.onnx or model.plan,
+                                           onnxruntime.pbtxt and tensorrt.pbtxt too
+REPOSITORY/MODEL/config.pbtxt              of the version that is served: Python backend (the embedded server)
+REPOSITORY/MODEL/configs/pytorch.pbtxt     the same: PyTorch backend, chosen with --model-config-name=pytorch; and so on
 REPOSITORY/MODEL_rank/...                  the ranking model of the same snapshot, under the same version number
 """
 
@@ -21,7 +23,7 @@ from pathlib import Path
 import torch
 
 from builder.errors import BuilderError
-from builder.export.config import model_config
+from builder.export.config import SERVED_FILES, model_config, read_config
 from builder.export.manifest import (
     CODE_FILE,
     LIBRARY_FILE,
@@ -33,13 +35,13 @@ from builder.export.manifest import (
     hash_file,
     read_manifest,
 )
+from builder.export.served import CONFIGS, configure
 from builder.oplib import library_path
-from client.schema import RANKING_SUFFIX, Schema
+from client.schema import CANARY_SUFFIX, RANKING_SUFFIX, Schema
 
 # Copied, never imported here: it needs the server's own Python module.
 _SERVED_CODE = Path(__file__).parent.parent / "serving" / "triton_model.py"
 _PARTIAL = ".partial-"
-_CONFIGS = {"python": Path("config.pbtxt"), "pytorch": Path("configs", "pytorch.pbtxt")}
 _FREE_SPACE_RESERVE = 64 << 20  # bytes left free beside what is written
 
 
@@ -87,7 +89,7 @@ def write_version(
     threads: int = 1,
     instances: int = 1,
 ) -> Path:
-    """Add the next version of a model to a repository and return its directory.
+    """Add the next version of a model to a repository and return its directory. Only the first one is served by that.
 
     `describe` receives the hashes of the files and returns the manifest. `ranking` becomes the version of that number
     of the ranking model. `write_more` adds files to a version's folder, to that of the ranking model if True.
@@ -104,6 +106,7 @@ def write_version(
                 stack.enter_context(_lock(home))
                 for leftover in home.glob(f"{_PARTIAL}*"):
                     shutil.rmtree(leftover, ignore_errors=True)
+                adopt(home)
             _require_space(homes[0], sum(map(_artifact_bytes, networks.values())))
             taken = [int(path.name) for name in networks for path in versions(repository, name)]
             number = max(taken, default=0) + 1
@@ -120,18 +123,44 @@ def write_version(
                     manifest = _of_ranking(manifest, ranks, files, network)
                 (partial / MANIFEST).write_text(manifest.to_json())
                 partial.chmod(0o755)  # mkdtemp's 0700 would lock out a server that runs as another user
-                _sync(partial)
-                for backend, config in _CONFIGS.items():
+                for backend, config in CONFIGS.items():
+                    if SERVED_FILES[backend] not in files:
+                        continue
                     text = model_config(
                         schema, manifest.contract, model=name, backend=backend, threads=threads, instances=instances,
                         snapshot=manifest.snapshot, ranks=None if ranks is None else model,
                     )  # fmt: skip
                     (partial / config.name).write_text(text)
+                _sync(partial)
                 written.append((partial, home / str(number)))
             _publish(written[::-1])
             return homes[0] / str(number)
     except OSError as error:
         raise BuilderError(f"cannot write a version of {model} into {repository}: {error}") from error
+
+
+def adopt(home: Path) -> None:
+    """Give configurations that name no version to the version that they are of, as that one's own.
+
+    A model had such ones, of its newest version, before versions carried their own. Raises `BuilderError` where they
+    are of no version that is there.
+    """
+    config = home / CONFIGS["python"]
+    if not config.exists() or (read := read_config(config)).HasField("version_policy"):
+        return
+    newest = find_version(home.parent, home.name)
+    if (newest / config.name).exists():
+        return  # the policy was taken out since; `configured` says so
+    if read_manifest(newest).snapshot != read.parameters["snapshot"].string_value:
+        raise BuilderError(
+            f"is not of version {newest.name}, the newest, and names no other",
+            where=str(config),
+            remedy="Export again, into an empty repository.",
+        )
+    for path in CONFIGS.values():
+        if (home / path).exists():
+            shutil.copyfile(home / path, newest / path.name)
+    configure(home, newest)
 
 
 def check_target(repository: Path, model: str, *, ranked: bool = False) -> None:
@@ -143,8 +172,9 @@ def check_target(repository: Path, model: str, *, ranked: bool = False) -> None:
         raise BuilderError(
             f"model name {model!r}: use letters, digits, '_' and '-' only, as it is a directory and part of URLs"
         )
-    if model.endswith(RANKING_SUFFIX):
-        raise BuilderError(f"model name {model!r}: names that end in {RANKING_SUFFIX} are those of ranking models")
+    for suffix, of in ((RANKING_SUFFIX, "ranking models"), (CANARY_SUFFIX, "canaries")):
+        if model.endswith(suffix):
+            raise BuilderError(f"model name {model!r}: names that end in {suffix} are those of {of}")
     rank = model + RANKING_SUFFIX
     if not ranked and versions(repository, rank):
         raise BuilderError(
@@ -188,22 +218,21 @@ def _of_ranking(
 
 
 def _publish(written: list[tuple[Path, Path]]) -> None:
-    """Put the configurations in place, then rename the folders, in order; take back what was renamed if one fails.
-
-    All of them are complete, beside the new versions' files, before the first one takes its place.
-    """
-    for partial, version in written:
-        for config in _CONFIGS.values():
-            (version.parent / config).parent.mkdir(exist_ok=True)
-            os.replace(partial / config.name, version.parent / config)
+    """Rename the folders, in order, and configure models that had no version; take all of it back if one fails."""
+    new = [version.parent for _, version in written if not (version.parent / CONFIGS["python"]).exists()]
     renamed: list[Path] = []
     try:
         for partial, version in written:
             partial.rename(version)
             renamed.append(version)
+            if version.parent in new:
+                configure(version.parent, version)
     except BaseException:
         for version in renamed:
             shutil.rmtree(version, ignore_errors=True)
+        for home in new:
+            shutil.rmtree(home / CONFIGS["pytorch"].parent, ignore_errors=True)
+            (home / CONFIGS["python"]).unlink(missing_ok=True)
         raise
 
 

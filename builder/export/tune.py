@@ -72,7 +72,7 @@ def tune(
     if write:
         check_target(repository, model, ranked=ranked)
     path = find_version(repository, model)
-    threads, instances = configured_processes(path.parent / "config.pbtxt")
+    threads, instances = configured_processes(path / "config.pbtxt")
     done = step("Reading the newest version")
     manifest = verify(path)
     if manifest.operators != OPERATORS:

@@ -16,7 +16,7 @@ from builder.index.blocks import BLOCK
 from builder.network.search import Filters, first_status, flag
 from client.schema import Status
 
-AND, OR, NOT, ANY, ALL, RANGE, UNKNOWN = range(1, 8)
+AND, OR, NOT, ANY, ALL, RANGE, UNKNOWN, ITEMS = range(1, 9)
 DEEPEST, LONGEST = 16, 65_536
 LEAST = -(2**63)
 INFINITY = 0x7FF0 << 48  # the bits of the float64
@@ -37,19 +37,22 @@ class FilterMachine(nn.Module):
     term_keys: Tensor
     feature_number: Tensor
     numbers: Tensor
+    ids: Tensor
 
-    def __init__(self, filters: Filters, item_rows: Tensor) -> None:
-        """`item_rows [N] int32`: the rows of the items in the index, by ascending id."""
+    def __init__(self, filters: Filters, item_rows: Tensor, ids: Tensor) -> None:
+        """`item_rows [N] int32`: the rows of the items in the index, by ascending id; `ids [N] int64`: these."""
         super().__init__()
         starts, terms = _pairs(filters, item_rows)
         values = filters.number_values[:, item_rows.long()]
         numbers = torch.where(values.isnan(), LEAST, in_order(values.view(torch.int64)))
+        # Each table ends in an entry that belongs to nothing, so that none is empty.
         self.register_buffer("pair_starts", starts)
-        self.register_buffer("pair_terms", terms)
-        self.register_buffer("feature_terms", filters.feature_terms.long())
-        self.register_buffer("term_keys", filters.term_keys)
-        self.register_buffer("feature_number", filters.feature_number.long())
+        self.register_buffer("pair_terms", _extended(terms, -1))
+        self.register_buffer("feature_terms", _extended(filters.feature_terms.long(), len(filters.term_keys)))
+        self.register_buffer("term_keys", _extended(filters.term_keys, 0))
+        self.register_buffer("feature_number", _extended(filters.feature_number.long(), -1))
         self.register_buffer("numbers", numbers)
+        self.register_buffer("ids", ids)
         self.fingerprint = filters.fingerprint
         self.features = len(filters.feature_number)
         self.term_bits = _bits(filters.feature_terms)  # of the most terms of a feature
@@ -61,20 +64,16 @@ class FilterMachine(nn.Module):
         other = (length != 0) & (program[:, 0] != self.fingerprint)
         bad = (length < 0) | (length > program.size(1) - 2) | (length > LONGEST - 2)
         length = torch.where(bad | other, 0, length)
-        if self.features == 0:  # no condition exists, and connectives alone have nothing to connect
-            bad = bad | (length > 0)
-            passes = (length == 0).unsqueeze(1).expand(-1, self.pair_starts.size(0) - 1)
-        else:
-            depth, sets, wrong = self._run(program, length)
-            bad = bad | wrong | ((length > 0) & (depth != 1))
-            passes = (length == 0).unsqueeze(1) | (sets == 1)
+        depth, sets, wrong = self._run(program, length)
+        bad = bad | wrong | ((length > 0) & (depth != 1))
+        passes = (length == 0).unsqueeze(1) | (sets == 1)
         malformed, of_other = Status.FILTER_MALFORMED.value, Status.FILTER_FINGERPRINT.value
         return passes, first_status(flag(bad & ~other, malformed), flag(other, of_other))
 
     def _run(self, program: Tensor, length: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Depth of the stack `[B]` at the end, its sets `[B, N]`, and whether a word was wrong `[B]`."""
         none = torch.zeros_like(length)
-        sets = torch.zeros_like(self.pair_starts[:-1]).unsqueeze(0) + none.unsqueeze(1)  # [B, N]
+        sets = (torch.zeros_like(self.ids) + none.unsqueeze(1)).to(torch.int32)  # [B, N]
         longest = length.amax(0)
 
         def goes_on(
@@ -88,8 +87,8 @@ class FilterMachine(nn.Module):
             bad: Tensor,
         ) -> State:  # fmt: skip
             at = (step + 2).expand(program.size(0)).unsqueeze(1)
-            state = self._step(program.gather(1, at).squeeze(1), length - step, sets, depth, opcode, feature, left, low, bad)
-            return (step + 1, *state)
+            of_step = program.gather(1, at).squeeze(1)
+            return (step + 1, *self._step(of_step, length - step, sets, depth, opcode, feature, left, low, bad))
 
         start = torch.zeros((), dtype=torch.int64, device=program.device)
         begin = (start, sets, none, none.clone(), none.clone(), none.clone(), none.clone(), none > 0)
@@ -102,7 +101,7 @@ class FilterMachine(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
         """One word of each program, `word [B]`, with `ahead [B]` words to its end, this one counted.
 
-        `sets [B, N]`: the stack; `depth`: how many sets it holds. Of the condition that is being read: `opcode`,
+        `sets [B, N] int32`: the stack; `depth`: how many sets it holds. Of the condition that is being read: `opcode`,
         `feature`, operands `left`, and the `low` bound of a RANGE. All [B].
         """
         active = (ahead > 0) & ~bad
@@ -111,12 +110,13 @@ class FilterMachine(nn.Module):
         opcode = torch.where(is_head, head % 256, opcode)
         number_of = torch.where(is_head, head // 256 % 2**24, feature)
         count = head // 2**32
-        feature = number_of.clamp(max=self.features - 1)
-        number = self.feature_number[feature]  # [B], -1 where it has keys
+        feature = number_of.clamp(max=self.features)
+        exists, number = number_of < self.features, self.feature_number[feature]  # [B], -1 where it has keys
         binary, negates = (opcode == AND) | (opcode == OR), opcode == NOT
         keyed = ((opcode == ANY) | (opcode == ALL)) & (number < 0)
         ranged = (opcode == RANGE) & (number >= 0) & (count == 2)
-        condition = (number_of == feature) & (keyed | ranged | ((opcode == UNKNOWN) & (count == 0)))
+        condition = exists & (keyed | ranged | ((opcode == UNKNOWN) & (count == 0)))
+        condition = condition | ((opcode == ITEMS) & (number_of == 0))
         connective = (binary | negates) & (number_of == 0) & (count == 0)
         right = condition | (connective & (depth >= torch.where(binary, 2, 1)))
         wrong = is_head & ~(right & (word >= 0) & (count < ahead))
@@ -131,14 +131,16 @@ class FilterMachine(nn.Module):
         if self.numbers.size(0) > 0:
             values = self.numbers[number.clamp(min=0)]
             within = (low.unsqueeze(1) <= values) & (values <= bound.unsqueeze(1))
-            by_number = (is_operand & (opcode == RANGE)).unsqueeze(1)
+            by_number = (opcode == RANGE).unsqueeze(1)
             member = (by_number & within) | (~by_number & member)
+        by_id = (opcode == ITEMS).unsqueeze(1)
+        member = (by_id & (self.ids == word.unsqueeze(1))) | (~by_id & member)
         last, before = sets % 2, sets // 2 % 2
         both, either = torch.minimum(last, before), torch.maximum(last, before)
         every, unknown = (opcode == ALL).unsqueeze(1), (opcode == UNKNOWN).unsqueeze(1)
-        found = (every | (unknown & member)).long()
-        more = torch.where(every, torch.minimum(last, member.long()), torch.maximum(last, member.long()))
-        takes = is_operand & ~((opcode == RANGE) & (left == 2))  # the low bound alone decides nothing
+        found, member = (every | (unknown & member)).to(torch.int32), member.to(torch.int32)
+        more = torch.where(every, torch.minimum(last, member), torch.maximum(last, member))
+        takes = is_operand & ~((opcode == RANGE) & (left == 2))  # a low bound alone decides nothing
         bit = torch.where(takes.unsqueeze(1), more, last)
         bit = torch.where(pushes.unsqueeze(1), found, bit)
         bit = torch.where(turns.unsqueeze(1), 1 - last, bit)
@@ -174,6 +176,10 @@ class FilterMachine(nn.Module):
 def in_order(bits: Tensor) -> Tensor:
     """Float64s as the int64s with their bits -> int64s that compare as the numbers do; -0.0 is 0."""
     return torch.where(bits >= 0, bits, LEAST - bits)
+
+
+def _extended(table: Tensor, value: int) -> Tensor:
+    return torch.cat([table, table.new_full((1,), value)])
 
 
 def _bits(bounds: Tensor) -> int:

@@ -31,7 +31,7 @@ class PlainSearch(nn.Module):
         for name in ("vectors", "scales", "ids", "item_rows"):
             self.register_buffer(name, getattr(search, name))
         self.register_buffer("item_ids", search.ids[search.item_rows.long()])
-        self.filters = FilterMachine(search.filters, search.item_rows)
+        self.filters = FilterMachine(search.filters, search.item_rows, self.item_ids)
         self.clusters, self.candidates, self.max_candidates = search.clusters, search.candidates, search.max_candidates
         self.max_filter_words = search.max_filter_words
 
@@ -139,7 +139,18 @@ def select(
     place = order.gather(1, best).unsqueeze(2).expand(-1, -1, task_scores.size(2))
     tasks = torch.where(counts.unsqueeze(2), task_scores.gather(1, place), float("-inf"))
     found = torch.where(counts, ids.gather(1, best), -1)
-    return padded(found, k, -1), padded(values, k, float("-inf")), padded(tasks, k, float("-inf")), count.to(torch.int32)
+    return (
+        padded(found, k, -1),
+        padded(values, k, float("-inf")),
+        padded(tasks, k, float("-inf")),
+        count.to(torch.int32),
+    )
+
+
+def add_by_index(summed: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
+    """`summed.index_add(1, index, source)` of `summed [B, G]`, `source [B, T]`: TensorRT scatters without adding."""
+    of_group = index.unsqueeze(1) == torch.arange(summed.size(dim), device=index.device)  # [T, G]
+    return summed + torch.where(of_group, source.unsqueeze(2), 0).sum(1)
 
 
 def padded(tensor: Tensor, width: int, value: float) -> Tensor:

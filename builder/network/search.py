@@ -104,7 +104,8 @@ class Search(nn.Module):
         [B] int32` what is wrong with a request already. Returns, best first, `rows [B, M] int32` and `ids [B, M] int64`
         (-1 for none) and `scores [B, M] float32`; `stats [B, 4] int32` and `status [B] int32` (docs/wire-contract.md).
         """
-        served = torch.jit.is_scripting()  # else an exporter may follow an example, and must not choose by a size
+        # Else an exporter may follow an example, and must not choose by a size.
+        served = torch.jit.is_scripting()
         if served and filter.size(1) < 2:  # no place for a length: no program
             status = torch.where(status == 0, self.malformed, status)
             filter = filter.new_zeros(filter.size(0), 2)

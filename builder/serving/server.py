@@ -142,6 +142,8 @@ class StockServer:
             *_endpoint("metrics", self.address, self.metrics_port),
             *restricting_options(self.admin_key),
             "--disable-auto-complete-config",
+            "--model-control-mode=explicit",  # what `builder promote` needs
+            "--load-model=*",
             "--allow-gpu-metrics=false",
             *METRICS_OPTIONS,
             # The stubs' shared memory carries requests; names of its own keep servers side by side apart.

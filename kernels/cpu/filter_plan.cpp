@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "find_row.h"
+#include "silvertriton/find_row.h"
 
 namespace silvertriton::cpu {
 namespace {

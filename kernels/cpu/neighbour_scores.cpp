@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <vector>
 
-#include "find_row.h"
 #include "operators.h"
 #include "parallel.h"
+#include "silvertriton/find_row.h"
 
 namespace silvertriton::cpu {
 namespace {

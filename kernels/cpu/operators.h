@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "silvertriton/layout.h"
+#include "silvertriton/arguments.h"
 
 namespace silvertriton::cpu {
 
@@ -26,43 +26,6 @@ void filter_rows(const char* caller, FilterRequest* requests, int64_t batch, int
 // The mask [NB] of rows that pass.
 void list_to_mask(const std::vector<int32_t>& rows, int64_t blocks, uint32_t* words);
 
-// The whole index; see docs/operators.md for shapes.
-struct SearchIndex {
-    CodeBlocks items;               // D here is P, the dims of the codes
-    CodeBlocks centroids;           // likewise
-    RowCodes row_codes;             // those of the items; null words: there are none
-    RowVectors vectors;             // all D dims
-    const float* projection;        // [D, P], or null: P = D and codes are of the vectors themselves
-    const float* centroid_spreads;  // [CB, 32]
-    const float* reach;             // [G]
-    int64_t reach_count;            // G >= 1
-    FilterIndex filters;
-};
-
-// What a request that says nothing gets, and what it may ask for.
-struct SearchLimits {
-    int64_t probes, candidates, max_candidates, exact_rows;
-};
-
-struct SearchRequests {
-    const float* query;      // [B, D]
-    const int64_t* program;  // [B, F]
-    const int64_t* exclude;  // [B, E] item ids, -1 none
-    const int32_t* limits;   // [B, 2] probes, candidates; 0: the artifact's
-    const int32_t* status;   // [B]
-    int64_t batch, program_width, exclude_width;
-    int64_t fingerprint;
-};
-
-struct SearchResults {
-    int32_t* rows;    // [B, W]
-    int64_t* ids;     // [B, W]
-    float* scores;    // [B, W]
-    int32_t* stats;   // [B, 4]
-    int32_t* status;  // [B]
-    int64_t width;    // W
-};
-
 // The most candidates that a request of the batch wants.
 int64_t search_width(const SearchRequests& requests, const SearchLimits& limits);
 
@@ -82,13 +45,6 @@ void resolve_weights(const float* asked,     // [B, T]
                      float* weights,    // [B, T]
                      int32_t* status);  // [B], in and out
 
-// The graph of item_neighbours: those of the item at place n among the ascending ids.
-struct Neighbours {
-    const int32_t* rows;   // [N, J], -1 past the last
-    const float* weights;  // [N, J]
-    int64_t width;         // J
-};
-
 // Sum and maximum of the weights of the edges from a history's items to each candidate, 0 without any. Of a history the
 // last `most` ids count; -1 and ids that are not in the catalogue are left out. Sums are in float32, newest item first.
 void neighbour_scores(const int64_t* history,  // [B, L]
@@ -98,38 +54,8 @@ void neighbour_scores(const int64_t* history,  // [B, L]
                       float* sums,     // [B, M]
                       float* maxima);  // [B, M]
 
-// Candidates with their final values, and how many of them are wanted.
-struct Scored {
-    const float* values;    // [B, M]
-    const int64_t* ids;     // [B, M], -1: no candidate
-    const float* tasks;     // [B, M, T]
-    const int32_t* status;  // [B]: a request whose status is not 0 gets nothing
-    int64_t batch, candidates, task_count, k;
-};
-
-// The chosen ones with what belongs to them, in the order in which they were chosen.
-struct SelectResults {
-    int64_t* ids;    // [B, K]
-    float* scores;   // [B, K]
-    float* tasks;    // [B, K, T]
-    int32_t* count;  // [B]
-};
-
 // The k best by value, then smaller id.
 void select(const Scored& scored, const SelectResults& results);
-
-// What rows have in common, and how many results may share it. `offsets` null: nothing.
-struct Groups {
-    const int64_t* offsets;  // [R + 1]: row r is in groups[offsets[r]] .. groups[offsets[r + 1] - 1]
-    const int32_t* groups;   // [NV]
-    const int32_t* most;     // [V]
-    int64_t entries, count;  // NV, V
-};
-
-// What a candidate's relevance counts for, and its similarity to those chosen (0: nothing).
-struct Relevance {
-    float weight, novelty;
-};
 
 // The same under rules. `rows` [B, M] of the candidates; the scales of `units` are the inverse lengths of its vectors,
 // read only where similarity counts. Throws std::runtime_error when the groups contradict themselves where a candidate

@@ -2,8 +2,8 @@
 
 #include <cstring>
 
-#include "half.h"
 #include "rows.h"
+#include "silvertriton/half.h"
 #include "silvertriton/instruction_set.h"
 #include "take_sparse.h"
 
@@ -58,8 +58,8 @@ float dot_row(const uint16_t* row, const float* query, int64_t dims) {
     float lanes[kLanes] = {};
     int64_t i = 0;
     for (; i + kLanes <= dims; i += kLanes)
-        for (int l = 0; l < kLanes; ++l) lanes[l] += cpu::from_half(row[i + l]) * query[i + l];
-    for (int l = 0; i + l < dims; ++l) lanes[l] += cpu::from_half(row[i + l]) * query[i + l];
+        for (int l = 0; l < kLanes; ++l) lanes[l] += from_half(row[i + l]) * query[i + l];
+    for (int l = 0; i + l < dims; ++l) lanes[l] += from_half(row[i + l]) * query[i + l];
     for (int width = kLanes / 2; width > 0; width /= 2)
         for (int l = 0; l < width; ++l) lanes[l] += lanes[l + width];
     return lanes[0];

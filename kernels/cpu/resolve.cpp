@@ -5,7 +5,7 @@
 #include <iterator>
 #include <limits>
 
-#include "find_row.h"
+#include "silvertriton/find_row.h"
 #include "silvertriton/program.h"
 
 namespace silvertriton::cpu {

@@ -8,10 +8,10 @@
 #include <vector>
 
 #include "group_counts.h"
-#include "half.h"
 #include "operators.h"
 #include "parallel.h"
 #include "rows.h"
+#include "silvertriton/half.h"
 #include "silvertriton/instruction_set.h"
 #include "silvertriton/order.h"
 #include "sort_hits.h"
@@ -87,7 +87,7 @@ class Selection {
         sort(b);
         size_t next = 0;
         if (relevance_.novelty > 0.0f) {
-            while (next < found_.size() && key_of(found_[next]) > kMinusInfinity) ++next;
+            while (next < found_.size() && key_of(found_[next]) > kMinusInfinityKey) ++next;
             choose_relevant(next);
         }
         for (; next < found_.size() && !done(); ++next)
@@ -96,8 +96,6 @@ class Selection {
     }
 
   private:
-    static constexpr uint32_t kMinusInfinity = 0x007fffffu;  // the key of -inf and NaN
-
     // A candidate that competes: `position` among the sorted, its greatest similarity to the first `seen` of the
     // chosen, and its score from that.
     struct Competitor {

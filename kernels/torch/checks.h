@@ -38,9 +38,16 @@ class Dim {
     int64_t value_ = -1;
 };
 
+// Where an operator runs.
+enum class Device { kCpu, kCuda };
+
 class Checks {
   public:
-    explicit Checks(const char* name) : name_(name) {}
+    Checks(const char* name, Device device) : name_(name), device_(device) {}
+
+    // Of the first tensor on a GPU.
+    int32_t device_index() const { return device_index_ < 0 ? 0 : device_index_; }
+    bool on_cuda() const { return device_ == Device::kCuda; }
 
     [[noreturn]] void fail(const std::string& argument, const std::string& got, const std::string& expected,
                            const std::string& fix) const {
@@ -52,7 +59,7 @@ class Checks {
     void tensor(const char* argument, const torch::stable::Tensor& tensor, torch::headeronly::ScalarType dtype,
                 std::initializer_list<Dim*> dims) const {
         const auto layout = [&] { return std::string(torch::headeronly::toString(dtype)) + " " + letters(dims); };
-        if (!tensor.is_cpu()) fail(argument, "a tensor on another device", "one on the CPU", "move it with .cpu()");
+        check_device(argument, tensor);
         if (tensor.scalar_type() != dtype)
             fail(argument, torch::headeronly::toString(tensor.scalar_type()), layout(), "convert it with .to(dtype)");
         if (tensor.dim() != static_cast<int64_t>(dims.size()))
@@ -68,6 +75,12 @@ class Checks {
             ++axis;
         }
         if (!tensor.is_contiguous()) fail(argument, "strides", "a contiguous tensor", "call .contiguous()");
+    }
+
+    // Codes are read four at a time.
+    void aligned(const char* argument, const torch::stable::Tensor& tensor) const {
+        if (reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % 4 != 0)
+            fail(argument, "an address that is no multiple of 4", "whole words", "pass a tensor of its own: .clone()");
     }
 
     // Row offsets [n + 1] that must ascend from 0 to `end`.
@@ -92,6 +105,22 @@ class Checks {
     static constexpr const char* kRebuild = "the index contradicts itself, build the artifact again";
 
   private:
+    void check_device(const char* argument, const torch::stable::Tensor& tensor) const {
+        constexpr const char* kElsewhere = "a tensor on another device";
+#if defined(ST_EMULATION)
+        const bool expects_cuda = false;
+#else
+        const bool expects_cuda = on_cuda();
+#endif
+        if (!expects_cuda) {
+            if (!tensor.is_cpu()) fail(argument, kElsewhere, "one on the CPU", "move it with .cpu()");
+            return;
+        }
+        if (tensor.is_cuda() && device_index_ < 0) device_index_ = tensor.get_device_index();
+        if (!tensor.is_cuda() || tensor.get_device_index() != device_index_)
+            fail(argument, kElsewhere, "one on the GPU of the first tensor", "move it with .to(device)");
+    }
+
     static std::string letters(std::initializer_list<Dim*> dims) {
         std::string text;
         for (const Dim* dim : dims) text += (text.empty() ? "" : ", ") + std::string(dim->letter());
@@ -106,6 +135,8 @@ class Checks {
     }
 
     const char* name_;
+    Device device_;
+    mutable int32_t device_index_ = -1;
 };
 
 }  // namespace silvertriton

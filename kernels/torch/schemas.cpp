@@ -31,6 +31,7 @@ STABLE_TORCH_LIBRARY(silvertriton, library) {
         "select_diverse(Tensor values, Tensor ids, Tensor rows, Tensor task_scores, Tensor status, Tensor vectors, "
         "Tensor inverse_lengths, Tensor group_offsets, Tensor groups, Tensor most, float mmr, int k) "
         "-> (Tensor ids, Tensor scores, Tensor task_scores, Tensor count)");
+    library.def("cuda_targets() -> str");
     library.def("instruction_set() -> str");
     library.def("force_instruction_set(str name) -> ()");
 }

@@ -42,14 +42,16 @@ def vectors_and_queries(data: str, items: int, dims: int, queries: int) -> tuple
     return rows[queries:], rows[:queries]
 
 
-def report(figures: dict[str, Any], ratios: dict[str, float], file: Path | None) -> None:
-    """Print the figures with machine and commit; write them to `file` if there is one. `ratios` stand at the top."""
+def report(figures: dict[str, Any], ratios: dict[str, float], file: Path | None) -> dict[str, Any]:
+    """Print the figures with machine and commit; write them to `file` if there is one. `ratios` stand at the top.
+    Returns what was written."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     document = {"ratios": ratios, **figures, "machine": machine(), "commit": commit.stdout.strip()}
     text = json.dumps(document, indent=1)
     print(text)
     if file:
         file.write_text(text + "\n", encoding="utf-8")
+    return document
 
 
 def machine() -> str:

@@ -20,7 +20,7 @@ from builder.export.artifact import export
 from builder.export.sources import from_embeddings
 
 DIMS = 8
-VERSION_FILES = ["libsilvertriton_ops.so", "manifest.json", "model.pt", "model.py"]
+VERSION_FILES = ["config.pbtxt", "libsilvertriton_ops.so", "manifest.json", "model.pt", "model.py", "pytorch.pbtxt"]
 
 
 def run(*arguments: object) -> int:

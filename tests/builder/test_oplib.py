@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from builder import oplib
-from builder.oplib import OplibError
+from builder import nvcc, oplib
+from builder.errors import OplibError
 
 
 def script(folder: Path, body: str) -> str:
@@ -27,6 +27,7 @@ def script(folder: Path, body: str) -> str:
 def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv(oplib.LIBRARY_VARIABLE, raising=False)
     monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv(nvcc.TARGETS_VARIABLE, "none")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache"
 

@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from client import Answer, Feature, ModelConfig, Schema
+from client.errors import ModelNotFound
 
 Tensors = Mapping[str, NDArray[Any]]
 
@@ -101,6 +102,8 @@ class FakeTransport:
         return Answer(self.answers(len(inputs["search"])), self.version)
 
     def model_config(self, model: str, timeout: float, *, version: str = "", headers: Mapping[str, str]) -> ModelConfig:
+        if model == "retrieval_canary":
+            raise ModelNotFound(model)
         assert model == "retrieval"
         assert timeout > 0
         self.config_reads += 1

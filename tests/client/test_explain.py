@@ -157,7 +157,7 @@ def check_outranked(explanation: Explanation, network: Clustered, request: Reque
         ({}, {"returned", "unknown_item", "excluded", "filtered", "outranked", "not_probed", "not_a_candidate"}),
         ({"at_most": 2}, {"returned", "outranked", "not_probed", "not_a_candidate", "diversity"}),
         ({"at_most": 3, "mmr": 0.6}, {"returned", "outranked", "diversity"}),
-        ({"at_most": 2, "schema": FEWEST}, {"returned", "outranked", "diversity"}),
+        ({"at_most": 10, "schema": FEWEST}, {"returned", "outranked", "not_probed"}),
     ],
     ids=["plain", "at most", "mmr", "as many candidates as results"],
 )
@@ -232,7 +232,7 @@ def test_what_it_says(server: FakeServer, item: int, request_: Request, text: st
     with server.client(timeout=30) as client:
         explanation = client.explain(item, request_)
     assert str(explanation) == text
-    assert explanation.version == "1"
+    assert explanation.version == 1
 
 
 @pytest.mark.parametrize(
@@ -291,13 +291,13 @@ def test_filters_of_any_size_and_depth(schema: Schema) -> None:
     for level in range(1, 64):
         deep = And((F.cast == level, deep)) if level % 2 else Or((F.cast == level, deep))
     long = [
-        F.title_id.is_in(range(497)),
-        ~F.title_id.is_in(range(496)),
-        item_in(range(10, 507)),
-        F.cast.all_of(*range(497)),
-        F.year.is_in(range(124)),
+        F.title_id.is_in(range(498)),
+        ~F.title_id.is_in(range(497)),
+        item_in(range(10, 508)),
+        F.cast.all_of(*range(498)),
+        F.year.is_in(range(125)),
     ]
-    server = FakeServer(schema, MOVIES, contract=Contract(max_filter_words=500))
+    server = FakeServer(schema, MOVIES, contract=Contract(max_filter_words=501))
     with server.client(timeout=60) as client:
         for condition in (deep, *long):
             expected = matches(condition, MOVIES[2], schema)
@@ -375,14 +375,39 @@ def test_all_is_asked_of_one_version(schema: Schema, other: bool) -> None:
     if other:
         server.next_schema = dataclasses.replace(schema, clusters=4, max_candidates=50)
     with server.client(timeout=30) as client:
-        assert client.explain(4, request).version == "1"
+        assert client.explain(4, request).version == 1
         server.at = frozenset({3})  # between both of the second time
         explanation = client.explain(4, request)
-        assert (explanation.outcome, explanation.version, explanation.position) == ("not_a_candidate", "2", 4)
+        assert (explanation.outcome, explanation.version, explanation.position) == ("not_a_candidate", 2, 4)
         assert (explanation.probes, explanation.candidates) == ((4, 50) if other else (16, 100))
         server.at = frozenset(range(100))
         with pytest.raises(SchemaMismatch, match="replaced twice"):
             client.explain(4, request)
+
+
+class Ending(FakeServer):
+    """Ends its canary just before the call of this number."""
+
+    at = -1
+
+    def infer(self, *arguments: Any, **named: Any) -> Any:
+        if len(self.calls) == self.at:
+            self.end_canary()
+        return super().infer(*arguments, **named)
+
+
+def test_one_whose_canary_ends_meanwhile_is_of_the_served_version(schema: Schema) -> None:
+    request = Request(k=5, candidates=3)  # of item 4 it takes two calls
+    server = Ending(schema, MOVIES)
+    server.start_canary(MOVIES[:-1], share=1.0, schema=dataclasses.replace(schema, clusters=4, max_candidates=50))
+    with server.client(timeout=30) as client:
+        canary = client.explain(4, request)
+        assert (canary.version, canary.probes, canary.candidates) == (2, 4, 50)
+        server.at = 3  # between both of the second time
+        served = client.explain(4, request)
+        assert (served.version, served.probes, served.candidates) == (1, 16, 100)
+        assert len(server.calls) == 2 + 2 + 2
+        assert {call.model for call in server.calls[4:]} == {"retrieval"}
 
 
 def test_rules_that_come_with_a_new_version_count(schema: Schema) -> None:

@@ -60,6 +60,8 @@ class RankingTransport:
 
     def model_config(self, model: str, timeout: float, **_: Any) -> ModelConfig:
         assert 0 < timeout <= 5
+        if model == "retrieval_canary":
+            raise ModelUnavailable(model)
         self.reads.append(model)
         if model not in self.snapshots:
             raise ModelUnavailable(model)
@@ -192,14 +194,8 @@ def test_models_of_different_exports_are_not_used_together(
     transport.snapshots["retrieval"] = "two"  # the other one was replaced as well
     assert client.rank(items=[3]).count == 1
     assert client.rank(items=[5]).count == 1
-    assert transport.reads == [
-        "retrieval_rank",
-        "retrieval",
-        "retrieval_rank",
-        "retrieval",
-        "retrieval_rank",
-        "retrieval",
-    ]
+    both, beside = ["retrieval_rank", "retrieval"], "retrieval_canary_rank"
+    assert transport.reads == [*both, *both, beside, *both, beside, *both]
 
 
 def test_both_replaced_between_calls(client: RetrievalClient, transport: RankingTransport) -> None:

@@ -150,7 +150,7 @@ def test_a_late_answer_of_the_version_before(client: Any, transport: Any, schema
     replaced = dataclasses.replace(schema, tasks=("watch", "click"))
     (endpoint,) = endpoints(client)
     old = endpoint.served["retrieval"]
-    new = dataclasses.replace(old, codec=Codec(replaced), versions=frozenset({"2"}))
+    new = dataclasses.replace(old, codec=Codec(replaced), snapshots={"2": ""})
 
     def answers(batch: int) -> Any:
         endpoint.served["retrieval"] = new  # as another thread would
@@ -177,7 +177,7 @@ def test_a_version_that_is_gone_before_its_schema_was_read(client: Any, transpor
     transport.model_config, transport.version = gone, "2"
     assert client.retrieve().count == 20
     assert len(transport.requests) == 3
-    assert endpoint.served["retrieval"].versions == {"3"}
+    assert endpoint.served["retrieval"].snapshots == {"3": ""}
     assert endpoint.failures == 0
 
 

@@ -268,4 +268,4 @@ def test_the_most_dims() -> None:
         scores = reference.code_scores(codes, scales, query_codes)
         arguments = items.arguments([Request(np.full(dims, sign, np.float32), limits=(1, 1))], Limits(1, 1, 2))
         rows, *_ = ops.search(**arguments)
-        assert rows.tolist() == [[int(np.argmax(scores[:3]))]]
+        assert rows[:, 0].tolist() == [int(np.argmax(scores[:3]))]

@@ -27,6 +27,7 @@ constexpr int32_t kStatusFilterFingerprint = 5;
 constexpr int32_t kStatusExclude = 6;
 constexpr int32_t kStatusTaskWeights = 7;
 constexpr int32_t kStatusSearch = 8;
+constexpr int32_t kStatusIndex = 11;  // of CUDA, which cannot raise: the index contradicts itself
 
 // Of two things wrong, the smaller number is reported.
 ST_HOST_DEVICE constexpr int32_t first_status(int32_t a, int32_t b) {

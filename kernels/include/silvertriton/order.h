@@ -9,10 +9,11 @@
 
 namespace silvertriton {
 
+constexpr uint32_t kMinusInfinityKey = 0x007fffffu;
+
 // Unsigned keys that order as floats do: larger is better, -0 equals +0, NaN comes last with -inf.
 ST_HOST_DEVICE inline uint32_t sortable(float score) {
-    constexpr uint32_t kMinusInfinity = 0x007fffffu;
-    if (score != score) return kMinusInfinity;
+    if (score != score) return kMinusInfinityKey;
     score += 0.0f;  // -0 becomes +0
     uint32_t bits;
     memcpy(&bits, &score, sizeof bits);

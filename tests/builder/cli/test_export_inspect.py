@@ -144,6 +144,8 @@ def test_a_damaged_version_is_neither_shown_nor_served(
     exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, what: str, message: str
 ) -> None:
     repository = Path(shutil.copytree(exported / "repository", tmp_path / "repository"))
+    assert run("promote", "2", "--offline", "--repository", repository) == 0
+    capsys.readouterr()
     damage(repository / "retrieval" / "2", what)
     there = listing(repository)
     assert run(command, "--repository", repository) == 1

@@ -13,8 +13,7 @@ import pytest
 
 from builder.cli import main as module
 from builder.cli.main import COMMANDS
-from builder.errors import BuilderError
-from builder.oplib import OplibError
+from builder.errors import BuilderError, OplibError
 from client.errors import ConnectionFailed
 
 

@@ -331,7 +331,7 @@ def test_a_damaged_model_that_was_not_verified_is_reported_by_the_server(folder:
     shutil.copytree(folder / "repository", tmp_path / "repository")
     (tmp_path / "repository" / "retrieval" / "1" / "model.pt").write_bytes(b"nothing")
     process = serve(tmp_path, "--no-verify", "--grpc-port", "0", "--http-port", "0", "--metrics-port", "0")
-    output, _ = process.communicate(timeout=40)
+    output, _ = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "error: tritonserver exited with code 1" in output
     assert "PytorchStreamReader failed" in output

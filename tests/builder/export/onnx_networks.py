@@ -65,8 +65,10 @@ def make(
     grouped: bool = False,
     diversity: dict[str, Any] | None = None,
     columns: tuple[Any, ...] = COLUMNS,
+    candidates: int = CANDIDATES,
 ) -> Made:
-    """`tower`: "mean" or "attention" over histories, None for query vectors; `grouped`: a vector for each task."""
+    """`tower`: "mean" or "attention" over histories, None for query vectors; `grouped`: a vector for each task;
+    `candidates`: the most a request may ask for."""
     ops.load()
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
@@ -75,8 +77,8 @@ def make(
     tasks = ("watch", "buy") if grouped or rerank else ("watch",)
     features = tuple(column.feature for column in columns)
     user = USER if tower else ()
-    schema = Schema("t", user, features, tasks, HISTORY if tower else 0, 0 if tower else DIMS, RESULTS, CANDIDATES, 4)
-    search = Search(index, fingerprint=schema.fingerprint, candidates=30, max_candidates=CANDIDATES, probes=4)
+    schema = Schema("t", user, features, tasks, HISTORY if tower else 0, 0 if tower else DIMS, RESULTS, candidates, 4)
+    search = Search(index, fingerprint=schema.fingerprint, candidates=30, max_candidates=candidates, probes=4)
     groups = TaskGroups([[1], [0]], [1.0, 1.0]) if grouped else None
     formula = None if value is None else parse_formula(value, {*tasks, "price"})
     items = ItemFeatures(index.forward, () if formula is None else set(names_of(formula)))
@@ -112,7 +114,6 @@ def reranking(kind: Kind, vectors: np.ndarray, index: Any) -> Reranking:
     of_items = torch.stack([(items + ahead) % ITEMS for ahead in range(1, 9)], 1)
     graph = Neighbours(rows[of_items], torch.rand(ITEMS, 8), history=3)
     reranker = perturbed(Reranker(kind, COLUMNS, np.arange(ITEMS), dims=DIMS, tasks=2, hidden=8, neighbours=graph))
-    kept = torch.zeros(len(index.ids), 0)
     of_items_kept = reranker.keep(vectors)
     kept = torch.zeros(len(index.ids), of_items_kept.shape[1], dtype=torch.float16)
     kept[rows.long()] = of_items_kept

@@ -10,7 +10,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from builder.errors import BuilderError
-from builder.export.config import MAX_BATCH, configured_processes, model_config
+from builder.export.config import MAX_BATCH, PLAIN_BATCH, configured_processes, model_config
 from client.contract import Contract
 from client.schema import Feature, Schema
 
@@ -140,3 +140,18 @@ def test_a_configuration_that_cannot_be_read_is_named(tmp_path: Path, content: b
         path.write_bytes(content)
     with pytest.raises(BuilderError, match=rf"/config.pbtxt: cannot be read: .*{reason}.*\n  Export the model again"):
         configured_processes(path)
+
+
+@pytest.mark.parametrize(
+    ("backend", "file", "kind"), [("onnxruntime", "plain.onnx", "KIND_AUTO"), ("tensorrt", "", "KIND_GPU")]
+)
+def test_plain_networks_are_served_in_smaller_batches(backend: str, file: str, kind: str) -> None:
+    config, other = read(WITH_TOWER, backend, 3, 2), read(WITH_TOWER)
+    assert (config.backend, config.max_batch_size) == (backend, PLAIN_BATCH)
+    assert config.default_model_filename == file  # TensorRT's is model.plan by itself
+    group = config.instance_group[0]
+    assert (group.count, model_config_pb2.ModelInstanceGroup.Kind.Name(group.kind)) == (2, kind)
+    assert (tensors(config.input), tensors(config.output)) == (tensors(other.input), tensors(other.output))
+    threads = config.parameters["intra_op_thread_count"].string_value if backend == "onnxruntime" else "3"
+    assert threads == "3"
+    assert "INTRA_OP_THREAD_COUNT" not in config.parameters

@@ -5,10 +5,10 @@
 
 #include "silvertriton/layout.h"
 
-namespace silvertriton::cpu {
+namespace silvertriton {
 
 // The place of an item id among the ascending ids, or -1.
-inline int64_t find_item(const ItemIds& items, int64_t id) {
+ST_HOST_DEVICE inline int64_t find_item(const ItemIds& items, int64_t id) {
     int64_t first = 0, last = items.items;
     while (first < last) {
         const int64_t middle = first + (last - first) / 2;
@@ -25,9 +25,9 @@ inline int64_t find_item(const ItemIds& items, int64_t id) {
 }
 
 // The row of an item id, or -1.
-inline int32_t find_row(const ItemIds& items, int64_t id) {
+ST_HOST_DEVICE inline int32_t find_row(const ItemIds& items, int64_t id) {
     const int64_t item = find_item(items, id);
     return item < 0 ? -1 : items.item_rows[item];
 }
 
-}  // namespace silvertriton::cpu
+}  // namespace silvertriton

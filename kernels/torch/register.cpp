@@ -1,6 +1,5 @@
-// The CPU side of torch.ops.silvertriton: checks arguments, allocates outputs, calls kernels/cpu.
+// torch.ops.silvertriton: checks arguments, allocates outputs, calls kernels/cpu or kernels/cuda.
 
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -10,8 +9,10 @@
 #include <tuple>
 #include <vector>
 
+#include "../cpu/operators.h"
 #include "checks.h"
-#include "operators.h"
+#include "cuda_call.h"
+#include "empty.h"
 #include "parallel.h"
 #include "silvertriton/instruction_set.h"
 
@@ -23,32 +24,6 @@ using torch::stable::Tensor;
 
 constexpr int64_t kMaxInt32 = std::numeric_limits<int32_t>::max();
 constexpr const char* kSplit = "rows and counts are int32; split the catalogue";
-
-int32_t dtype_code(ScalarType dtype) {
-    switch (dtype) {
-        case ScalarType::Int:
-            return aoti_torch_dtype_int32();
-        case ScalarType::Long:
-            return aoti_torch_dtype_int64();
-        default:
-            return aoti_torch_dtype_float32();
-    }
-}
-
-// By the shim's own function: torch::stable::empty asks the dispatcher by name, which for the eleven outputs of a small
-// search took as long as the search.
-Tensor empty(std::initializer_list<int64_t> sizes, ScalarType dtype) {
-    int64_t strides[4] = {}, stride = 1;
-    for (size_t axis = sizes.size(); axis-- > 0;) {
-        strides[axis] = stride;
-        stride *= std::max<int64_t>(sizes.begin()[axis], 1);
-    }
-    AtenTensorHandle handle = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.begin(), strides,
-                                                           dtype_code(dtype), aoti_torch_device_type_cpu(), 0,
-                                                           &handle));
-    return Tensor(handle);
-}
 
 template <typename T>
 const T* in(const Tensor& tensor) {
@@ -97,12 +72,16 @@ FilterIndex filter_index(const Checks& checks, const FilterTensors& t, Dim& NB, 
     checks.range("cluster_blocks", C1.value(), 1, kMaxInt32, Checks::kRebuild);
     checks.tensor("ids", t.ids, ScalarType::Long, {&R});
     checks.tensor("item_rows", t.item_rows, ScalarType::Int, {&N});
-    checks.offsets("cluster_blocks", in<int32_t>(t.cluster_blocks), C1.value() - 1, NB.value(), false);
-    checks.offsets("feature_terms", in<int32_t>(t.feature_terms), NF.value(), T.value(), true);
-    for (int64_t f = 0; f < NF.value(); ++f)
-        checks.range("feature_number", in<int32_t>(t.feature_number)[f], -1, NN.value() - 1, Checks::kRebuild);
-    for (int64_t n = 0; n < NN.value(); ++n)
-        checks.range("number_known", in<int32_t>(t.number_known)[n], 0, R.value(), Checks::kRebuild);
+    if (checks.on_cuda()) {  // whose kernels check what they read: the host would have to wait for it
+        checks.range("number_bitmaps", Q1.value(), 0, 65534, "quantiles are counted in 16 bits");
+    } else {
+        checks.offsets("cluster_blocks", in<int32_t>(t.cluster_blocks), C1.value() - 1, NB.value(), false);
+        checks.offsets("feature_terms", in<int32_t>(t.feature_terms), NF.value(), T.value(), true);
+        for (int64_t f = 0; f < NF.value(); ++f)
+            checks.range("feature_number", in<int32_t>(t.feature_number)[f], -1, NN.value() - 1, Checks::kRebuild);
+        for (int64_t n = 0; n < NN.value(); ++n)
+            checks.range("number_known", in<int32_t>(t.number_known)[n], 0, R.value(), Checks::kRebuild);
+    }
 
     FilterIndex index{};
     index.item_ids = {in<int64_t>(t.ids), in<int32_t>(t.item_rows), R.value(), N.value()};
@@ -134,6 +113,7 @@ void check_program_width(const Checks& checks, const char* argument, const Dim& 
     checks.range(argument, F.value(), 2, kMaxInt32, "send the two words 0, 0 where there is no filter");
 }
 
+template <Device device>
 std::tuple<Tensor, Tensor, Tensor> filter_rows(const Tensor& program, const Tensor& ids, const Tensor& item_rows,
                                                const Tensor& feature_terms, const Tensor& term_keys,
                                                const Tensor& term_bitmap, const Tensor& term_postings,
@@ -142,7 +122,7 @@ std::tuple<Tensor, Tensor, Tensor> filter_rows(const Tensor& program, const Tens
                                                const Tensor& number_rows, const Tensor& number_known,
                                                const Tensor& number_bitmaps, const Tensor& valid,
                                                const Tensor& cluster_blocks, int64_t fingerprint) {
-    const Checks checks("filter_rows");
+    const Checks checks("filter_rows", device);
     Dim B("B"), F("F"), NB("NB"), C1("C + 1");
     checks.tensor("program", program, ScalarType::Long, {&B, &F});
     check_program_width(checks, "program", F);
@@ -152,9 +132,19 @@ std::tuple<Tensor, Tensor, Tensor> filter_rows(const Tensor& program, const Tens
                       number_values, number_rows, number_known, number_bitmaps, valid, cluster_blocks, ids, item_rows},
                      NB, C1);
 
-    Tensor words = empty({B.value(), NB.value()}, ScalarType::Int);
-    Tensor passing = empty({B.value()}, ScalarType::Int);
-    Tensor status = empty({B.value()}, ScalarType::Int);
+    Tensor words = empty(checks, {B.value(), NB.value()}, ScalarType::Int);
+    Tensor passing = empty(checks, {B.value()}, ScalarType::Int);
+    Tensor status = empty(checks, {B.value()}, ScalarType::Int);
+#if defined(ST_CUDA)
+    if constexpr (device == Device::kCuda) {
+        const cuda::FilterCall call{
+            in<int64_t>(program),  B.value(),           F.value(), fingerprint, out<uint32_t>(words),
+            out<int32_t>(passing), out<int32_t>(status)};
+        const CudaCall on_device(checks, cuda::filter_rows_bytes(call));
+        cuda::filter_rows(on_device.work(), call, index);
+        return {words, passing, status};
+    }
+#endif
     std::vector<std::vector<int32_t>> rows(static_cast<size_t>(B.value()));
     std::vector<cpu::FilterRequest> requests;
     for (int64_t b = 0; b < B.value(); ++b)
@@ -172,6 +162,7 @@ std::tuple<Tensor, Tensor, Tensor> filter_rows(const Tensor& program, const Tens
     return {words, passing, status};
 }
 
+template <Device device>
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> search(
     const Tensor& query, const Tensor& filter, const Tensor& exclude, const Tensor& limits, const Tensor& status,
     const Tensor& projection, const Tensor& codes, const Tensor& scales, const Tensor& row_codes, const Tensor& vectors,
@@ -181,7 +172,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> search(
     const Tensor& feature_number, const Tensor& number_values, const Tensor& number_rows, const Tensor& number_known,
     const Tensor& number_bitmaps, const Tensor& valid, const Tensor& cluster_blocks, int64_t fingerprint,
     int64_t probes, int64_t candidates, int64_t max_candidates, int64_t exact_rows) {
-    const Checks checks("search");
+    const Checks checks("search", device);
     Dim B("B"), D("D"), D0("D or 0"), P("P"), F("F"), E("E"), G("G"), NB("NB"), C1("C + 1"), W0("R or 0"),
         two("2", 2, "the contract"), block("32", kBlockRows, "the layout"), four("4", 4, "the layout");
     checks.tensor("query", query, ScalarType::Float, {&B, &D});
@@ -225,7 +216,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> search(
     checks.range("candidates", candidates, 0, max_candidates, "it is at most max_candidates");
     checks.range("exact_rows", exact_rows, 0, kMaxInt32, "it is a number of rows");
 
-    const cpu::SearchIndex index{
+    const SearchIndex index{
         {in<int8_t>(codes), in<float>(scales), NB.value(), P.value()},
         {in<int8_t>(centroid_codes), in<float>(centroid_scales), CB.value(), P.value()},
         {by_row ? in<int32_t>(row_codes) : nullptr},
@@ -236,24 +227,35 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> search(
         G.value(),
         filters,
     };
-    const cpu::SearchRequests requests{in<float>(query),    in<int64_t>(filter), in<int64_t>(exclude),
-                                       in<int32_t>(limits), in<int32_t>(status), B.value(),
-                                       F.value(),           E.value(),           fingerprint};
-    const cpu::SearchLimits bounds{probes, candidates, max_candidates, exact_rows};
-    const int64_t width = cpu::search_width(requests, bounds);
-    Tensor rows = empty({B.value(), width}, ScalarType::Int);
-    Tensor found = empty({B.value(), width}, ScalarType::Long);
-    Tensor scores = empty({B.value(), width}, ScalarType::Float);
-    Tensor stats = empty({B.value(), 4}, ScalarType::Int);
-    Tensor first_status = empty({B.value()}, ScalarType::Int);
-    cpu::search(requests, index, bounds,
-                {out<int32_t>(rows), out<int64_t>(found), out<float>(scores), out<int32_t>(stats),
-                 out<int32_t>(first_status), width});
+    const SearchRequests requests{in<float>(query),    in<int64_t>(filter), in<int64_t>(exclude),
+                                  in<int32_t>(limits), in<int32_t>(status), B.value(),
+                                  F.value(),           E.value(),           fingerprint};
+    const SearchLimits bounds{probes, candidates, max_candidates, exact_rows};
+    // What requests ask for is on their device: the host does not wait for it.
+    const int64_t width = checks.on_cuda() ? max_candidates : cpu::search_width(requests, bounds);
+    Tensor rows = empty(checks, {B.value(), width}, ScalarType::Int);
+    Tensor found = empty(checks, {B.value(), width}, ScalarType::Long);
+    Tensor scores = empty(checks, {B.value(), width}, ScalarType::Float);
+    Tensor stats = empty(checks, {B.value(), 4}, ScalarType::Int);
+    Tensor first_status = empty(checks, {B.value()}, ScalarType::Int);
+    const SearchResults results{out<int32_t>(rows),  out<int64_t>(found),        out<float>(scores),
+                                out<int32_t>(stats), out<int32_t>(first_status), width};
+#if defined(ST_CUDA)
+    if constexpr (device == Device::kCuda) {
+        checks.aligned("codes", codes);
+        checks.aligned("centroid_codes", centroid_codes);
+        const CudaCall on_device(checks, cuda::search_bytes(requests, index, bounds));
+        cuda::search(on_device.work(), requests, index, bounds, results);
+        return {rows, found, scores, stats, first_status};
+    }
+#endif
+    cpu::search(requests, index, bounds, results);
     return {rows, found, scores, stats, first_status};
 }
 
+template <Device device>
 Tensor rescore(const Tensor& query, const Tensor& vectors, const Tensor& scales, const Tensor& rows) {
-    const Checks checks("rescore");
+    const Checks checks("rescore", device);
     Dim B("B"), D("D"), NB("NB"), M("M"), block("32", kBlockRows, "the layout");
     checks.tensor("query", query, ScalarType::Float, {&B, &D});
     check_dims(checks, "query", D);
@@ -263,30 +265,48 @@ Tensor rescore(const Tensor& query, const Tensor& vectors, const Tensor& scales,
     checks.tensor("vectors", vectors, ScalarType::Half, {&R, &D});
     checks.tensor("rows", rows, ScalarType::Int, {&B, &M});
 
-    Tensor scores = empty({B.value(), M.value()}, ScalarType::Float);
+    Tensor scores = empty(checks, {B.value(), M.value()}, ScalarType::Float);
     const RowVectors row_vectors{in<uint16_t>(vectors), in<float>(scales), R.value(), D.value()};
+#if defined(ST_CUDA)
+    if constexpr (device == Device::kCuda) {
+        const CudaCall on_device(checks, 0);
+        cuda::rescore(on_device.work(), in<float>(query), row_vectors, in<int32_t>(rows), B.value(), M.value(),
+                      out<float>(scores));
+        return scores;
+    }
+#endif
     cpu::rescore(in<float>(query), row_vectors, in<int32_t>(rows), B.value(), M.value(), out<float>(scores));
     return scores;
 }
 
+template <Device device>
 std::tuple<Tensor, Tensor> resolve_weights(const Tensor& task_weights, const Tensor& defaults, const Tensor& status) {
-    const Checks checks("resolve_weights");
+    const Checks checks("resolve_weights", device);
     Dim B("B"), T("T");
     checks.tensor("task_weights", task_weights, ScalarType::Float, {&B, &T});
     checks.tensor("defaults", defaults, ScalarType::Float, {&T});
     checks.tensor("status", status, ScalarType::Int, {&B});
-    Tensor weights = empty({B.value(), T.value()}, ScalarType::Float);
-    Tensor first_status = empty({B.value()}, ScalarType::Int);
+    Tensor weights = empty(checks, {B.value(), T.value()}, ScalarType::Float);
+    Tensor first_status = empty(checks, {B.value()}, ScalarType::Int);
+#if defined(ST_CUDA)
+    if constexpr (device == Device::kCuda) {
+        const CudaCall on_device(checks, 0);
+        cuda::resolve_weights(on_device.work(), in<float>(task_weights), in<float>(defaults), in<int32_t>(status),
+                              B.value(), T.value(), out<float>(weights), out<int32_t>(first_status));
+        return {weights, first_status};
+    }
+#endif
     std::copy_n(in<int32_t>(status), B.value(), out<int32_t>(first_status));
     cpu::resolve_weights(in<float>(task_weights), in<float>(defaults), B.value(), T.value(), out<float>(weights),
                          out<int32_t>(first_status));
     return {weights, first_status};
 }
 
+template <Device device>
 std::tuple<Tensor, Tensor> neighbour_scores(const Tensor& history, const Tensor& rows, const Tensor& ids,
                                             const Tensor& item_rows, const Tensor& neighbours, const Tensor& weights,
                                             int64_t most) {
-    const Checks checks("neighbour_scores");
+    const Checks checks("neighbour_scores", device);
     Dim B("B"), L("L"), M("M"), R("R"), N("N"), J("J");
     checks.tensor("history", history, ScalarType::Long, {&B, &L});
     checks.tensor("rows", rows, ScalarType::Int, {&B, &M});
@@ -297,12 +317,20 @@ std::tuple<Tensor, Tensor> neighbour_scores(const Tensor& history, const Tensor&
     checks.tensor("weights", weights, ScalarType::Float, {&N, &J});
     checks.range("most", most, 0, kMaxInt32, "it is a number of items");
 
-    Tensor sums = empty({B.value(), M.value()}, ScalarType::Float);
-    Tensor maxima = empty({B.value(), M.value()}, ScalarType::Float);
-    cpu::neighbour_scores(in<int64_t>(history), L.value(), in<int32_t>(rows), B.value(), M.value(),
-                          {in<int64_t>(ids), in<int32_t>(item_rows), R.value(), N.value()},
-                          {in<int32_t>(neighbours), in<float>(weights), J.value()}, most, out<float>(sums),
-                          out<float>(maxima));
+    Tensor sums = empty(checks, {B.value(), M.value()}, ScalarType::Float);
+    Tensor maxima = empty(checks, {B.value(), M.value()}, ScalarType::Float);
+    const ItemIds items{in<int64_t>(ids), in<int32_t>(item_rows), R.value(), N.value()};
+    const Neighbours graph{in<int32_t>(neighbours), in<float>(weights), J.value()};
+#if defined(ST_CUDA)
+    if constexpr (device == Device::kCuda) {
+        const CudaCall on_device(checks, cuda::neighbour_scores_bytes(B.value(), M.value(), L.value()));
+        cuda::neighbour_scores(on_device.work(), in<int64_t>(history), L.value(), in<int32_t>(rows), B.value(),
+                               M.value(), items, graph, most, out<float>(sums), out<float>(maxima));
+        return {sums, maxima};
+    }
+#endif
+    cpu::neighbour_scores(in<int64_t>(history), L.value(), in<int32_t>(rows), B.value(), M.value(), items, graph, most,
+                          out<float>(sums), out<float>(maxima));
     return {sums, maxima};
 }
 
@@ -313,7 +341,7 @@ struct SelectTensors {
     const Tensor &values, &ids, &task_scores, &status;
 };
 
-cpu::Scored scored_candidates(const Checks& checks, const SelectTensors& t, int64_t k, Dim& B, Dim& M) {
+Scored scored_candidates(const Checks& checks, const SelectTensors& t, int64_t k, Dim& B, Dim& M) {
     Dim T("T");
     checks.tensor("values", t.values, ScalarType::Float, {&B, &M});
     checks.tensor("ids", t.ids, ScalarType::Long, {&B, &M});
@@ -331,32 +359,42 @@ cpu::Scored scored_candidates(const Checks& checks, const SelectTensors& t, int6
             k};
 }
 
-Selected empty_selected(const cpu::Scored& scored) {
-    return {empty({scored.batch, scored.k}, ScalarType::Long), empty({scored.batch, scored.k}, ScalarType::Float),
-            empty({scored.batch, scored.k, scored.task_count}, ScalarType::Float),
-            empty({scored.batch}, ScalarType::Int)};
+Selected empty_selected(const Checks& checks, const Scored& scored) {
+    return {empty(checks, {scored.batch, scored.k}, ScalarType::Long),
+            empty(checks, {scored.batch, scored.k}, ScalarType::Float),
+            empty(checks, {scored.batch, scored.k, scored.task_count}, ScalarType::Float),
+            empty(checks, {scored.batch}, ScalarType::Int)};
 }
 
-cpu::SelectResults results_of(const Selected& selected) {
+SelectResults results_of(const Selected& selected) {
     return {out<int64_t>(std::get<0>(selected)), out<float>(std::get<1>(selected)), out<float>(std::get<2>(selected)),
             out<int32_t>(std::get<3>(selected))};
 }
 
+template <Device device>
 Selected select(const Tensor& values, const Tensor& ids, const Tensor& task_scores, const Tensor& status, int64_t k) {
-    const Checks checks("select");
+    const Checks checks("select", device);
     Dim B("B"), M("M");
-    const cpu::Scored scored = scored_candidates(checks, {values, ids, task_scores, status}, k, B, M);
-    Selected selected = empty_selected(scored);
+    const Scored scored = scored_candidates(checks, {values, ids, task_scores, status}, k, B, M);
+    Selected selected = empty_selected(checks, scored);
+#if defined(ST_CUDA)
+    if constexpr (device == Device::kCuda) {
+        const CudaCall on_device(checks, cuda::select_bytes(scored));
+        cuda::select(on_device.work(), scored, results_of(selected));
+        return selected;
+    }
+#endif
     cpu::select(scored, results_of(selected));
     return selected;
 }
 
+template <Device device>
 Selected select_diverse(const Tensor& values, const Tensor& ids, const Tensor& rows, const Tensor& task_scores,
                         const Tensor& status, const Tensor& vectors, const Tensor& inverse_lengths,
                         const Tensor& group_offsets, const Tensor& groups, const Tensor& most, double mmr, int64_t k) {
-    const Checks checks("select_diverse");
+    const Checks checks("select_diverse", device);
     Dim B("B"), M("M"), R("R"), D("D"), NV("NV"), V("V");
-    const cpu::Scored scored = scored_candidates(checks, {values, ids, task_scores, status}, k, B, M);
+    const Scored scored = scored_candidates(checks, {values, ids, task_scores, status}, k, B, M);
     checks.tensor("rows", rows, ScalarType::Int, {&B, &M});
     checks.tensor("vectors", vectors, ScalarType::Half, {&R, &D});
     checks.range("vectors", R.value(), 0, kMaxInt32, kSplit);
@@ -374,12 +412,29 @@ Selected select_diverse(const Tensor& values, const Tensor& ids, const Tensor& r
     checks.tensor("groups", groups, ScalarType::Int, {&NV});
 
     const RowVectors units{in<uint16_t>(vectors), in<float>(inverse_lengths), R.value(), D.value()};
-    const cpu::Groups rules{grouped ? in<int64_t>(group_offsets) : nullptr, in<int32_t>(groups), in<int32_t>(most),
-                            NV.value(), V.value()};
-    const cpu::Relevance relevance{static_cast<float>(mmr), static_cast<float>(1.0 - mmr)};
-    Selected selected = empty_selected(scored);
+    const Groups rules{grouped ? in<int64_t>(group_offsets) : nullptr, in<int32_t>(groups), in<int32_t>(most),
+                       NV.value(), V.value()};
+    const Relevance relevance{static_cast<float>(mmr), static_cast<float>(1.0 - mmr)};
+    Selected selected = empty_selected(checks, scored);
+#if defined(ST_CUDA)
+    if constexpr (device == Device::kCuda) {
+        const CudaCall on_device(checks, cuda::select_diverse_bytes(scored, units, relevance));
+        cuda::select_diverse(on_device.work(), scored, in<int32_t>(rows), units, rules, relevance,
+                             results_of(selected));
+        return selected;
+    }
+#endif
     cpu::select_diverse(scored, in<int32_t>(rows), units, rules, relevance, results_of(selected));
     return selected;
+}
+
+// What the CUDA kernels in this library were compiled for; empty: there are none.
+std::string cuda_targets() {
+#if defined(ST_CUDA)
+    return ST_CUDA;
+#else
+    return "";
+#endif
 }
 
 std::string instruction_set_name() {
@@ -390,20 +445,37 @@ void force_instruction_set_by_name(const std::string& name) {
     force_instruction_set(name.c_str());
 }
 
+template <Device device, typename Library>
+void register_all(Library& library) {
+    library.impl("filter_rows", TORCH_BOX(&filter_rows<device>));
+    library.impl("search", TORCH_BOX(&search<device>));
+    library.impl("rescore", TORCH_BOX(&rescore<device>));
+    library.impl("resolve_weights", TORCH_BOX(&resolve_weights<device>));
+    library.impl("neighbour_scores", TORCH_BOX(&neighbour_scores<device>));
+    library.impl("select", TORCH_BOX(&select<device>));
+    library.impl("select_diverse", TORCH_BOX(&select_diverse<device>));
+}
+
 }  // namespace
 
+// In the emulation, tests/kernels/cuda, the CUDA kernels take the place of those of the CPU.
 STABLE_TORCH_LIBRARY_IMPL(silvertriton, CPU, library) {
-    library.impl("filter_rows", TORCH_BOX(&filter_rows));
-    library.impl("search", TORCH_BOX(&search));
-    library.impl("rescore", TORCH_BOX(&rescore));
-    library.impl("resolve_weights", TORCH_BOX(&resolve_weights));
-    library.impl("neighbour_scores", TORCH_BOX(&neighbour_scores));
-    library.impl("select", TORCH_BOX(&select));
-    library.impl("select_diverse", TORCH_BOX(&select_diverse));
+#if defined(ST_EMULATION)
+    register_all<Device::kCuda>(library);
+#else
+    register_all<Device::kCpu>(library);
+#endif
 }
+
+#if defined(ST_CUDA) && !defined(ST_EMULATION)
+STABLE_TORCH_LIBRARY_IMPL(silvertriton, CUDA, library) {
+    register_all<Device::kCuda>(library);
+}
+#endif
 
 // Operators without a tensor have no device to be dispatched on.
 STABLE_TORCH_LIBRARY_IMPL(silvertriton, CompositeExplicitAutograd, library) {
+    library.impl("cuda_targets", TORCH_BOX(&cuda_targets));
     library.impl("instruction_set", TORCH_BOX(&instruction_set_name));
     library.impl("force_instruction_set", TORCH_BOX(&force_instruction_set_by_name));
 }
