@@ -63,6 +63,7 @@ class AsyncRetrievalClient:
             return self._own[-1]
 
         self._hedge = hedge
+        self._left: set[Any] = set()  # requests of hedged calls that another answer made superfluous
         self._core = Core(
             self._repr,
             connected(addresses, connect, hedge) if transport is None else given(addresses, transport),
@@ -152,6 +153,13 @@ class AsyncRetrievalClient:
         self._core.closed = True
         while self._own:
             await self._own.pop().close()
+        if self._left:
+            import asyncio  # loaded by whoever runs this; not by an import of `client`
+
+            left = list(self._left)
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
 
     async def __aenter__(self) -> AsyncRetrievalClient:
         return self
@@ -183,7 +191,7 @@ class AsyncRetrievalClient:
             if self._hedge is not None:
                 from client._hedging import async_race
 
-                return await async_race(step, self._hedge, self._core.balancer)
+                return await async_race(step, self._hedge, self._core.balancer, self._left)
             answer = await step.endpoint.transport.infer(
                 step.model, step.inputs, step.timeout, version=step.version, headers=step.headers
             )

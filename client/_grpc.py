@@ -60,6 +60,7 @@ class GrpcTransport:
         self._closed = False
         self._slots = Slots() if shared_memory else None
         self._key = NO_HEADERS  # the headers that registered a slot, for closing: the protocol may be restricted
+        self._started: set[Any] = set()  # calls under way: one that nobody refers to is cancelled by grpc
         options, credentials = _channel_settings(tls)
         if credentials is None:
             self._channel = grpc.insecure_channel(address, options, _COMPRESSION[compression])
@@ -105,6 +106,8 @@ class GrpcTransport:
             call = self._methods["ModelInfer"].future(request, timeout, _metadata(headers))
         except ValueError as error:  # on a closed channel
             raise closed() from error
+        self._started.add(call)
+        call.add_done_callback(self._started.discard)
         call.add_done_callback(lambda _: done())
         return PendingCall(call, f"{model!r} at {self._address}", lambda error: self._failure(error, model, timeout))
 
@@ -182,10 +185,6 @@ class PendingCall:
         except grpc.FutureCancelledError as error:
             raise closed() from error
         return infer_answer(response, self._server)
-
-    def cancel(self) -> None:
-        """Give the request up, on the server too."""
-        self._call.cancel()
 
 
 class AsyncGrpcTransport:

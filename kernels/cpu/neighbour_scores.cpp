@@ -24,10 +24,14 @@ class Positions {
         }
         keys_.assign(size, -1);
         values_.resize(size);
+        repeated_.clear();
         for (int64_t m = 0; m < count; ++m) {
             if (rows[m] < 0) continue;
             const size_t at = slot(rows[m]);
-            if (keys_[at] == rows[m]) continue;
+            if (keys_[at] == rows[m]) {
+                repeated_.push_back({static_cast<int32_t>(m), values_[at]});
+                continue;
+            }
             keys_[at] = rows[m];
             values_[at] = static_cast<int32_t>(m);
         }
@@ -39,6 +43,13 @@ class Positions {
         return keys_[at] == row ? values_[at] : -1;
     }
 
+    struct Repeated {
+        int32_t position, first;
+    };
+
+    // Positions of rows that stand before them too.
+    const std::vector<Repeated>& repeated() const { return repeated_; }
+
   private:
     // Where a row stands, or where it would.
     size_t slot(int32_t row) const {
@@ -48,6 +59,7 @@ class Positions {
     }
 
     std::vector<int32_t> keys_, values_;
+    std::vector<Repeated> repeated_;
     int shift_ = 28;
 };
 
@@ -85,6 +97,10 @@ void neighbour_scores(const int64_t* history, int64_t history_width, const int32
                     sum[at] += weights[j];
                     maximum[at] = std::max(maximum[at], weights[j]);
                 }
+            }
+            for (const auto& again : positions.repeated()) {
+                sum[again.position] = sum[again.first];
+                maximum[again.position] = maximum[again.first];
             }
         }
     });

@@ -89,6 +89,15 @@ extern "C" __global__ void __launch_bounds__(silvertriton::cuda::kThreads)
             }
             __syncthreads();
         }
+        // A row that is asked for more than once was counted where it first stands.
+        for (int64_t i = thread_of_block(); i < call.room; i += kThreads) {
+            const uint64_t row = by_row[i] >> 32;
+            if (i == 0 || by_row[i] == ~0ull || by_row[i - 1] >> 32 != row) continue;
+            const auto first = static_cast<int64_t>(by_row[lower_bound(by_row, 0, i, row << 32)] & 0xffffffffu);
+            const auto m = static_cast<int64_t>(by_row[i] & 0xffffffffu);
+            sums[m] = sums[first];
+            maxima[m] = maxima[first];
+        }
         __syncthreads();
     }
 }

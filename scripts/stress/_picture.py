@@ -19,7 +19,7 @@ def draw(samples: list[dict[str, float]], kills: list[dict[str, Any]], path: Pat
     minutes = [sample["time"] / 60 for sample in samples]
     for name, colour in COLOURS.items():
         memory.plot(minutes, [sample[name] / 1e6 for sample in samples], color=colour, label=name, linewidth=1)
-    memory.set(ylabel="resident memory, MB", ylim=(0, None))
+    memory.set(ylabel="memory held, MB", ylim=(0, None))
     for percent, colour in (("p50", "#4c72b0"), ("p99", "#c44e52")):
         times = [1e3 * sample[percent] for sample in samples]
         latency.plot(minutes, times, color=colour, label=percent, linewidth=1)

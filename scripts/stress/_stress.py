@@ -135,18 +135,27 @@ def served(catalogue: Catalogue, log: Path) -> Iterator[StockServer]:
         yield server
 
 
-def resident_bytes(root: int) -> dict[str, int]:
-    """Resident memory of a server's processes by role, bytes: `server`, and `models`, its Python stubs together.
+def held_by_server(root: int) -> dict[str, int]:
+    """`held_bytes` of a server's processes by role: `server`, and `models`, its Python stubs together.
 
-    `root`: the process whose descendants are looked through. Of a stub the memory that no other process shares counts
-    with its share of what several do (PSS).
+    `root`: the process whose descendants are looked through.
     """
     import psutil
 
     found = {"server": 0, "models": 0}
     for process in psutil.Process(root).children(recursive=True):
-        with suppress(psutil.Error):  # it ended meanwhile
+        with suppress(psutil.Error, OSError):  # it ended meanwhile
             name = process.name()
             if name.startswith(("tritonserver", "triton_python_b")):
-                found["server" if name == "tritonserver" else "models"] += process.memory_full_info().pss
+                found["server" if name == "tritonserver" else "models"] += held_bytes(process.pid)
     return found
+
+
+def held_bytes(process: int) -> int:
+    """Resident memory that a process filled: anonymous, and its share of shared memory.
+
+    Without mapped files, the code of its libraries above all: its share of them grows when other processes of the host
+    that have mapped them end.
+    """
+    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:")))

@@ -48,7 +48,7 @@ def test_a_fast_answer_is_not_hedged(shell: Any, services: list[Service], addres
     assert sum(len(service.peers) for service in services) == 20
 
 
-def test_the_first_answer_wins_and_the_other_request_is_cancelled(
+def test_the_first_answer_wins_and_the_other_request_is_left_alone(
     shell: Any, services: list[Service], addresses: list[str]
 ) -> None:
     with shell(addresses, timeout=20, hedge=0.02) as client:
@@ -63,7 +63,7 @@ def test_the_first_answer_wins_and_the_other_request_is_cancelled(
             if not slow.held_once:
                 assert len(fast.peers) == before + 1
                 break
-        assert slow.given_up.acquire(timeout=10)
+        assert not slow.given_up.acquire(timeout=0.1)  # a cancelled one may end the server
         assert [endpoint.busy for endpoint in client_core(client).balancer.endpoints] == [0, 0]
 
 
@@ -72,9 +72,10 @@ def test_one_address_has_two_connections(shell: Any, services: list[Service], ad
         client.retrieve()
         services[0].held_once = True
         assert client.retrieve(k=3).count == 3
-        assert services[0].given_up.acquire(timeout=10)
-    held, hedge = services[0].peers[-2:]
-    assert held != hedge
+        assert not services[0].given_up.acquire(timeout=0.1)
+        client.retrieve()
+    assert services[0].given_up.acquire(timeout=10)  # by closing
+    assert len(set(services[0].peers)) == 2
 
 
 def test_a_failure_is_no_answer(shell: Any, services: list[Service], addresses: list[str]) -> None:

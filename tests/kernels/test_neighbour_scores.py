@@ -18,15 +18,18 @@ def test_random_graphs(seed: int) -> None:
     item_rows = rng.permutation(rows)[:items].astype(np.int32)
     ids = np.full(rows, -1, np.int64)
     ids[item_rows] = np.sort(rng.choice(10 * items, items, replace=False))
-    neighbours = rng.choice(item_rows, (items, width)).astype(np.int32)
+    neighbours = np.full((items, width), -1, np.int32)
     for row in neighbours:
-        row[int(rng.integers(0, width + 1)) :] = -1
+        count = int(rng.integers(0, min(width, items) + 1))
+        row[:count] = rng.choice(item_rows, count, replace=False)
     weights = rng.random((items, width)).astype(np.float32)
     history = rng.integers(-1, 10 * items, (4, int(rng.choice([1, 20, 70]))))
     known = rng.random(history.shape) < 0.7
     history[known] = rng.choice(ids[item_rows], known.sum())
     asked = np.stack([rng.permutation(rows)[: max(1, rows // 2)] for _ in range(4)]).astype(np.int32)
     asked[:, -1] = -1
+    if seed % 2:  # some more than once, as a caller of the ranking model may
+        asked = rng.choice(asked, asked.shape[1], axis=1)
     given = (history, asked, ids, item_rows, neighbours, weights)
     sums, maxima = ops.neighbour_scores(*(torch.from_numpy(array) for array in given), most)
     for b in range(4):

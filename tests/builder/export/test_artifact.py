@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +131,18 @@ def test_the_manifest_counts_what_was_built(tmp_path: Path) -> None:
     stored = sum(buffer.nbytes for buffer in network.buffers())
     assert sum(index.bytes.values()) == stored - 4  # the weight of the one task
     assert index.probes == network.search.probes
+
+
+def devices_of(network: torch.jit.ScriptModule) -> set[str]:
+    """Devices that stand in the code of a network as constants."""
+    return set(re.findall(r'Device = prim::Constant\[value="(\w+)', str(network.inlined_graph)))
+
+
+def test_no_device_is_baked_in(tmp_path: Path) -> None:
+    traced = torch.jit.trace(lambda given: given + torch.zeros(2), torch.zeros(2))
+    assert devices_of(traced) == {"cpu"}
+    version = export_vectors(tmp_path, np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32))
+    assert devices_of(torch.jit.load(str(version / "model.pt"))) == set()
 
 
 def test_item_features_in_other_scripts(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def what_a_program_touches() -> None:
         *_, status = results = run("search", damaged)
         assert status.tolist() == [0, INDEX], (name, value, status)
         assert all(torch.equal(one, other[0]) for one, other in zip(before, results, strict=True))
-        filters = {key: damaged[key] for key in items.filters}
+        filters = {key: damaged[key] for key in ("ids", "item_rows", *items.filters)}
         words, passing, status = ops.filter_rows(damaged["filter"], **filters, fingerprint=FINGERPRINT)
         assert (status.tolist(), passing[1].item(), words[1].count_nonzero().item()) == ([0, INDEX], 0, 0)
 

@@ -14,6 +14,8 @@ import pytest
 from builder import oplib
 from tests.kernels.cuda import emulated
 
+pytestmark = pytest.mark.timeout(900)  # the first time, the operators are compiled
+
 EVERYTHING = (
     *("filter_rows", "search", "scan", "rescore", "resolve_weights", "select", "select_diverse", "neighbour_scores"),
     *("contract", "damaged_index"),
@@ -45,7 +47,6 @@ def sanitized() -> tuple[Path, dict[str, str]]:
     return emulated.library(SANITIZERS), environment
 
 
-@pytest.mark.timeout(900)  # the first time, the operators are compiled
 def test_some_of_every_operator(library: Path) -> None:
     files = ("filter_rows", "search", "select", "select_diverse", "rescore", "resolve_weights", "neighbour_scores")
     emulated.run_tests(files, library, "(random or share or neighbour) and (0 or 2 or 7)")
@@ -70,7 +71,6 @@ def test_everything_without_a_complaint_of_the_sanitizers(sanitized: tuple[Path,
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_a_damaged_index_does_no_harm(sanitized: tuple[Path, dict[str, str]]) -> None:
     path, environment = sanitized
     assert "sound" in emulated.run(["-m", "tests.kernels.cuda.damage"], path, environment)
