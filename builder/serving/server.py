@@ -202,7 +202,7 @@ class StockServer:
         """What the log says about an early end: the model's own error if there is one, else the last lines."""
         assert self.log is not None
         text = self.log.read_bytes()[self._log_start :].decode(errors="replace") if self.log.exists() else ""
-        errors = [line for line in text.splitlines() if re.match(r"E\d{4} |error:", line)]
+        errors = [line for line in text.splitlines() if re.match(r"E\d{4} |error:|.*unrecognized option", line)]
         lines = errors[:LOG_TAIL] or text.splitlines()[-LOG_TAIL:]
         return "\n".join([*lines, f"(whole log: {self.log})"])
 
