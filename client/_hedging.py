@@ -3,8 +3,8 @@
 Both functions wait `delay` seconds for the answer of the first endpoint, then ask a second one too. The first answer
 wins. A failure decides only when no other request is left.
 
-The other request is left to end by itself. Cancelling it, as the paper has it, ends tritonservers before 25.04 with a
-SIGSEGV now and then: it arrives just when the answer does (docs/robustness.md).
+The other request is left to end by itself. Cancelling it, as the paper has it, comes just when its answer does, which
+ends a tritonserver of 2.51.0 now and then (docs/robustness.md).
 """
 
 from __future__ import annotations

