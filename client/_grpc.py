@@ -24,7 +24,7 @@ _OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     # gRPC would wait for up to two minutes before it looks again for a server that has been restarted.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1000),  # what one attempt may take, handshakes of TLS over a distance included
     ("grpc.max_reconnect_backoff_ms", 1000),
     # A pool of its own: two transports to one address are two connections.
     ("grpc.use_local_subchannel_pool", 1),

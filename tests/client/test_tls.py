@@ -11,6 +11,7 @@ import pytest
 from client import TLS, ConnectionFailed, F, InvalidValue, Schema
 from client.testing import FakeServer
 from tests.client.certificates import ELSEWHERE, LOOPBACK, Authority, Certified
+from tests.client.distant import distant
 from tests.client.shells import SHELLS
 
 
@@ -100,6 +101,15 @@ def test_mutual_tls(shell: Any, server: FakeServer, authority: Authority, strang
         assert_refused(shell, address, TLS(authority.certificate, wrong.certificate, wrong.key), server)
         old = authority.issue("client", [], expired=True)
         assert_refused(shell, address, TLS(authority.certificate, old.certificate, old.key), server)
+
+
+def test_a_distant_server_has_time_for_its_handshake(shell: Any, server: FakeServer, authority: Authority) -> None:
+    with (
+        server.serving(credentials=credentials(authority.issue("server", [LOOPBACK]))) as address,
+        distant(address, 0.1) as far,
+        shell(far, timeout=20, tls=TLS(ca=authority.certificate), retry=None) as client,
+    ):
+        assert client.retrieve(filter=F.year > 1995).item_ids.tolist() == [9]
 
 
 def test_hedging_and_headers_over_tls(shell: Any, server: FakeServer, authority: Authority) -> None:
