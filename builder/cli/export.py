@@ -65,6 +65,7 @@ def command(
     --format onnx-plain adds plain.onnx: in operators of ONNX alone, with exact search.
     --format tensorrt adds model.plan: the TensorRT plan of that; it needs TensorRT and a GPU.
     """
+    from builder import ops
     from builder.export.artifact import export
     from builder.export.manifest import read_manifest
     from builder.export.served import configured
@@ -90,6 +91,8 @@ def command(
         f"{version}: {index.items:,} items, {index.clusters:,} clusters, {index.mean_probes:,.1f} probed by default: "
         f"recall@{recall.at} {recall.measured:.4f} over {recall.queries} queries ({recall.source})"
     )
+    targets = ops.cuda_targets() or "none, see docs/gpu.md"
+    click.echo(f"operators for the CPU; for CUDA: {targets}")
     if (served := configured(version.parent)) and served.version != int(version.name):
         click.echo(f"version {served.version} is served; serve this one with: builder promote {version.name}", err=True)
     if recall.measured < recall.target:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from builder.nvcc import find_nvcc
 from tests.builder.artifacts import listing, run, version_listing, write_config, write_items
 
 
@@ -35,6 +36,8 @@ def test_export_says_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture
     assert f"{repository}/films/1: 300 items, 4 clusters, " in captured.out
     assert "over 300 queries (item vectors)" in captured.out
     assert "Measuring recall: " in captured.err
+    cuda = "sm_" if find_nvcc() else "none, see docs/gpu.md"
+    assert f"operators for the CPU; for CUDA: {cuda}" in captured.out
     assert run(*arguments, "--json") == 0
     report = json.loads(capsys.readouterr().out)
     assert report["version"] == f"{repository}/films/2"
