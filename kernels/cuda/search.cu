@@ -107,6 +107,7 @@ int64_t search_bytes(const SearchRequests& requests, const SearchIndex& index, c
 
 void search(const Work& work, const SearchRequests& requests, const SearchIndex& index, const SearchLimits& limits,
             const SearchResults& results) {
+    if (requests.batch == 0) return;  // no block of `prepare` would clear what `scan` reads
     Parts parts(work.scratch);
     const SearchRun run = plan_search(parts, requests, index, limits, results);
     const auto stream = static_cast<Stream>(work.stream);

@@ -5,7 +5,6 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
-#include <cstring>
 #include <initializer_list>
 
 #include "checks.h"
@@ -44,7 +43,7 @@ inline torch::stable::Tensor empty(const Checks& checks, std::initializer_list<i
                                                            &handle));
     torch::stable::Tensor tensor(handle);
 #if defined(ST_EMULATION)
-    std::memset(tensor.mutable_data_ptr(), 0xa5, static_cast<size_t>(tensor.numel()) * tensor.element_size());
+    std::fill_n(static_cast<char*>(tensor.mutable_data_ptr()), tensor.numel() * tensor.element_size(), char{0x5a});
 #endif
     return tensor;
 }
