@@ -96,7 +96,7 @@ def test_the_guide(addresses: dict[str, str], server: FakeServer, capsys: pytest
     headers = [call.headers for call in server.calls if "traceparent" in call.headers]
     assert headers
     assert headers[0]["triton-grpc-protocol-inference-key"] == "..."
-    assert sum(call.model == "retrieval_rank" for call in server.calls) == 1
+    assert sum(call.model == "retrieval_rank" for call in server.calls) == 2
     assert [result.count for result in names["results"]] == [69] * 3
 
 

@@ -107,7 +107,7 @@ def test_version_and_headers_travel(ask: Any, server: FakeServer) -> None:
     assert (call.version, call.headers["x-key"], call.headers["other"]) == ("1", "a=b", "c")
     code, _, err = ask("--model-version", 9)
     assert code == 1
-    assert "version 9 is not found" in err
+    assert "of version 9; check its name" in err
 
 
 def test_tls(server: FakeServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

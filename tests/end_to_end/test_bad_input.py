@@ -186,7 +186,6 @@ REFUSED: list[tuple[str, Callable[[dict[str, np.ndarray]], object]]] = [
     ("no such input", lambda batch: batch.update(quer=batch["query"])),
     ("an input too few", lambda batch: batch.pop("search")),
     ("other rows", lambda batch: batch.update(search=batch["search"][:1].copy())),
-    ("a filter of one word", lambda batch: batch.update(filter=batch["filter"][:, :1].copy())),
     ("too long a batch", lambda batch: batch.update({n: np.repeat(a, 65, 0) for n, a in batch.items()})),
 ]
 

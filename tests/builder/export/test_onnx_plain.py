@@ -17,6 +17,7 @@ from builder.export.artifact import export
 from builder.export.config import PLAIN_BATCH
 from builder.export.manifest import verify
 from builder.export.onnx import write_onnx
+from builder.export.served import configure
 from builder.export.sources import read_source
 from builder.export.tensorrt import require_tensorrt, write_plan
 from builder.export.torchscript import script
@@ -118,7 +119,9 @@ def test_an_export_adds_it_and_how_to_serve_it(tmp_path: Path) -> None:
     }
     given = {name: tensor.numpy() for name, tensor in inputs.items()}
     same(ask_ranking(version, inputs), ranking.run(None, given), RANKING_OUTPUTS, 0)
-    export(read_source(config), tmp_path / "repository")
+    second = export(read_source(config), tmp_path / "repository")
+    assert listing(version.parent / "configs") == ["onnxruntime.pbtxt", "pytorch.pbtxt"]  # version 1 is served
+    configure(version.parent, second)
     assert listing(version.parent / "configs") == ["pytorch.pbtxt"]  # version 2 has nothing for onnxruntime
 
 
@@ -128,8 +131,9 @@ def test_a_plan_becomes_part_of_the_version(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("builder.export.tensorrt.require_tensorrt", lambda: tensorrt)
     config = write_config(tmp_path, np.eye(8, dtype=np.float32), "index: {results: 3}\n")
     version = export(read_source(config), tmp_path / "repository", rank=False, formats=["tensorrt"])
-    assert set(verify(version).files) == {"libsilvertriton_ops.so", "model.plan", "model.pt", "model.py"}
-    assert listing(version) == ["libsilvertriton_ops.so", "manifest.json", "model.plan", "model.pt", "model.py"]
+    files = {"libsilvertriton_ops.so", "model.plan", "model.pt", "model.py"}
+    assert set(verify(version).files) == files
+    assert set(listing(version)) == files | {"manifest.json", "config.pbtxt", "pytorch.pbtxt", "tensorrt.pbtxt"}
     assert listing(version.parent / "configs") == ["pytorch.pbtxt", "tensorrt.pbtxt"]
 
 
