@@ -73,8 +73,10 @@ def leaf(rng: random.Random, values: dict[str, list[Any]]) -> Condition:
 
 
 def deepest(rng: random.Random, values: dict[str, list[Any]]) -> Condition:
-    """As deep as the client sends: a connective a level, alternating so that text does not flatten it. The last level is
-    left to the leaf: as text a range between two open ends is two conditions."""
+    """As deep as the client sends: a connective a level, alternating so that text does not flatten it.
+
+    The last level is left to the leaf: as text a range between two open ends is two conditions.
+    """
     condition = leaf(rng, values)
     for level in range(MAX_DEPTH - 2):
         kind = (And, Or)[level % 2]
