@@ -60,9 +60,11 @@ void compile(const int64_t* code, const FilterIndex& index, Plan& plan) {
     for (int64_t position = 0; position < length;) {
         read_instruction(code, length, position, instruction);  // check_program has validated every one
         Step step{instruction.opcode, static_cast<int64_t>(plan.terms.size()), 0};
-        const int64_t first_term = index.feature_terms[instruction.feature];  // checked: it is "no value"
+        // Instructions that name no feature run on an index of none too.
+        const bool named = instruction.feature < index.features;
+        const int64_t first_term = named ? index.feature_terms[instruction.feature] : 0;  // checked: it is "no value"
         const int64_t* keys = index.term_keys + first_term + 1;
-        const int64_t* keys_end = index.term_keys + index.feature_terms[instruction.feature + 1];
+        const int64_t* keys_end = index.term_keys + (named ? index.feature_terms[instruction.feature + 1] : 0);
         switch (instruction.opcode) {
             case Opcode::kAny:
             case Opcode::kAll:

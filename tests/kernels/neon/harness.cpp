@@ -473,7 +473,7 @@ void check_search(Random& random, int64_t dims, int64_t code_dims, int64_t clust
             if (random.below(key == 1 ? 2 : key == 2 ? 16 : 256) == 0)
                 bitmaps[static_cast<size_t>(key * blocks + row / kBlockRows)] |= 1u << (row % kBlockRows);
 
-    cpu::SearchIndex index{};
+    SearchIndex index{};
     index.items = items.view();
     index.centroids = centroids.view();
     index.vectors = {vectors.data(), items.scales.data(), rows, dims};
