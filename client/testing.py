@@ -104,8 +104,7 @@ class FakeServer:
         vectors: ArrayLike | None = None,
     ) -> None:
         """Serve other items, as the next version; `schema`: the same if left out."""
-        contract = replace(self._contract, items=len(items))
-        network = FakeNetwork(schema or self.schema, items, scores, vectors, contract)
+        contract, network = self._other(items, schema, scores, vectors)
         with self._lock:
             self._network, self._contract, self._version = network, contract, self._version + 1
             self._canary = None
@@ -120,10 +119,19 @@ class FakeServer:
         vectors: ArrayLike | None = None,
     ) -> None:
         """Serve other items as well, as the next version, for a share of the requests, 0 to 1. `replace` ends it."""
-        contract = replace(self._contract, items=len(items))
-        network = FakeNetwork(schema or self.schema, items, scores, vectors, contract)
+        contract, network = self._other(items, schema, scores, vectors)
         with self._lock:
             self._canary, self._canary_contract, self._share = network, contract, share
+
+    def _other(
+        self,
+        items: Sequence[Mapping[str, Any]],
+        schema: Schema | None,
+        scores: ArrayLike | None,
+        vectors: ArrayLike | None,
+    ) -> tuple[Contract, FakeNetwork]:
+        contract = replace(self._contract, items=len(items))
+        return contract, FakeNetwork(schema or self.schema, items, scores, vectors, contract)
 
     def end_canary(self) -> None:
         """Serve the first version only."""

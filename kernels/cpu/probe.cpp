@@ -7,16 +7,11 @@
 #include <limits>
 
 #include "scan.h"
+#include "silvertriton/probing.h"
 #include "sort_hits.h"
 
 namespace silvertriton::cpu {
 namespace {
-
-// Clusters that the first round considers; each later one considers as many as all before it.
-constexpr int64_t kFirstRound = 4;
-
-// Clusters that are put in order at first, and times as many when those did not do.
-constexpr int64_t kFirstOrdered = 64, kMoreOrdered = 4;
 
 // Passing rows of a cluster, counted when it is looked at: most clusters of most requests never are. Without a filter
 // only a cluster's last block has rows that are none.
@@ -54,21 +49,6 @@ void take_all(const InstructionSet& isa, const SearchIndex& index, Request& requ
     request.covered = request.total;
     for (int64_t c = 0; c < index.filters.clusters; ++c)
         if (passing_rows(isa, index, request, c) > 0) request.taken.push_back(static_cast<int32_t>(c));
-}
-
-// How many standard deviations beyond a cluster's mean its rows are expected, where `passing` of the items pass:
-// piecewise linear in items / passing between the powers of 4.
-float reach_at(const SearchIndex& index, int64_t passing) {
-    const float times = static_cast<float>(index.filters.item_ids.items) / static_cast<float>(passing);
-    int64_t g = 0;
-    float power = 1.0f;
-    while (g + 1 < index.reach_count && times >= 4.0f * power) {
-        power *= 4.0f;
-        g += 1;
-    }
-    const float reach = index.reach[g];
-    if (g + 1 == index.reach_count) return reach;
-    return reach + (index.reach[g + 1] - reach) * ((times - power) / (3.0f * power));
 }
 
 // The best clusters in order, at least `wanted` of them if so many reach the floor. The order is total and the floor

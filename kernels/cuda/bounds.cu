@@ -3,27 +3,13 @@
 #include "dot.h"
 #include "search.h"
 #include "search_kernels.h"
+#include "silvertriton/probing.h"
 
 namespace silvertriton::cuda {
 namespace {
 
 // Requests that share the reading of a block of centroids.
 constexpr int kTogether = 8;
-
-// How many standard deviations beyond a cluster's mean its rows are expected, where `passing` of the items pass:
-// piecewise linear in items / passing between the powers of 4.
-__device__ float reach_at(const SearchIndex& index, int64_t passing) {
-    const float times = static_cast<float>(index.filters.item_ids.items) / static_cast<float>(passing);
-    int64_t g = 0;
-    float power = 1.0f;
-    while (g + 1 < index.reach_count && times >= 4.0f * power) {
-        power *= 4.0f;
-        g += 1;
-    }
-    const float reach = index.reach[g];
-    if (g + 1 == index.reach_count) return reach;
-    return reach + (index.reach[g + 1] - reach) * ((times - power) / (3.0f * power));
-}
 
 }  // namespace
 }  // namespace silvertriton::cuda

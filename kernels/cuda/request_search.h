@@ -4,13 +4,9 @@
 
 #include "scan.h"
 #include "search.h"
+#include "silvertriton/probing.h"
 
 namespace silvertriton::cuda {
-
-// Clusters that the first round considers; each later one considers as many as all before it.
-constexpr int64_t kFirstRound = 4;
-// Clusters that are put in order at first, and times as many when those did not do.
-constexpr int64_t kFirstOrdered = 64, kMoreOrdered = 4;
 
 struct SearchShared {
     SelectShared select;

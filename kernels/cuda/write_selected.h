@@ -2,8 +2,7 @@
 #pragma once
 
 #include "block.h"
-#include "silvertriton/arguments.h"
-#include "silvertriton/order.h"
+#include "silvertriton/write_result.h"
 
 namespace silvertriton::cuda {
 
@@ -12,16 +11,9 @@ namespace silvertriton::cuda {
 template <typename PositionAt>
 __device__ inline void write_selected(const Scored& scored, int64_t b, int64_t count, const PositionAt& position_at,
                                       const SelectResults& results) {
-    const float minus_infinity = score_of(kMinusInfinityKey);
     if (thread_of_block() == 0) results.count[b] = static_cast<int32_t>(count);
-    for (int64_t i = thread_of_block(); i < scored.k; i += kThreads) {
-        const int64_t from = i < count ? b * scored.candidates + position_at(i) : -1, to = b * scored.k + i;
-        results.ids[to] = from < 0 ? -1 : scored.ids[from];
-        results.scores[to] = from < 0 ? minus_infinity : scored.values[from];
-        for (int64_t t = 0; t < scored.task_count; ++t)
-            results.tasks[to * scored.task_count + t] =
-                from < 0 ? minus_infinity : scored.tasks[from * scored.task_count + t];
-    }
+    for (int64_t i = thread_of_block(); i < scored.k; i += kThreads)
+        write_result(scored, b, i, i < count ? position_at(i) : -1, results);
 }
 
 }  // namespace silvertriton::cuda
