@@ -49,7 +49,8 @@ def find_nvcc() -> Nvcc | None:
     `SILVERTRITON_CUDA_TARGETS` names other targets than `TARGETS`, such as "80,90", or "none" for no CUDA at all.
 
     Raises:
-        OplibError: the variable names a target that this compiler does not have, or the compiler does not run.
+        OplibError: the variable names a target that this compiler does not have, or there is no compiler with a runtime
+            for what it names, or the compiler does not run.
     """
     asked = os.environ.get(TARGETS_VARIABLE, "")
     if asked == "none":
@@ -58,6 +59,10 @@ def find_nvcc() -> Nvcc | None:
     command = shutil.which(str(Path(home) / "bin" / "nvcc")) if home else shutil.which("nvcc")
     command = command or shutil.which("/usr/local/cuda/bin/nvcc")
     if command is None:
+        if asked:
+            raise OplibError(
+                f"{TARGETS_VARIABLE} is {asked}, but there is no nvcc; set CUDA_HOME, or unset the variable"
+            )
         return None
     known = re.findall(r"sm_(\d+)", _output([command, "--list-gpu-code"]))
     if asked:
@@ -72,6 +77,10 @@ def find_nvcc() -> Nvcc | None:
     dry_run = _output([command, "--dryrun", "-x", "cu", "-c", os.devnull, "-o", os.devnull])
     folders = [Path(folder) for folder in re.findall(r'"-L([^"]+)"', dry_run)]
     folder = next((folder for folder in folders if (folder / "libcudart_static.a").is_file()), None)
+    if folder is None and asked:
+        raise OplibError(
+            f"{TARGETS_VARIABLE} is {asked}, but {command} has no libcudart_static.a; install CUDA's runtime"
+        )
     if folder is None or not targets:
         return None  # a compiler without its runtime, or one that knows none of these GPUs
     return Nvcc(command, _output([command, "--version"]), targets, folder.resolve())

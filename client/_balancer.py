@@ -59,8 +59,13 @@ class Balancer:
                 chosen.busy += 1
         return chosen
 
+    def hold(self, endpoint: Endpoint) -> None:
+        """Count a request that goes on at this endpoint, to be given back with `release`."""
+        with self._lock:
+            endpoint.busy += 1
+
     def release(self, endpoint: Endpoint) -> None:
-        """Give back what `take` returned."""
+        """Give back what `take` returned or `hold` counted."""
         with self._lock:
             endpoint.busy -= 1
 

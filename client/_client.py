@@ -36,8 +36,8 @@ class RetrievalClient:
     `timeout`: seconds that a call may take in all, every try included, unless the call says otherwise.
     `retry`: when a call is tried again; None: never.
     `hedge`: seconds without an answer after which a request is also sent to another endpoint, or on a second connection
-        to the only one; the first answer wins and the other request is cancelled. None: never. The 95th percentile of
-        the latency is a usual choice: it adds at most a twentieth to the load.
+        to the only one; the first answer wins, the other request is left to end by itself. None: never. The 95th
+        percentile of the latency is a usual choice: it adds at most a twentieth to the load.
     `headers`: sent with every call, such as the key of a restricted protocol or a trace's context. Names are
         case-insensitive.
     `compression`: of requests, "gzip" or "deflate"; the server chooses for its answers.

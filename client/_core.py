@@ -100,10 +100,13 @@ class Core:
         sent = self._all_headers(headers)
         every = [kept(request) for request in requests]
         served = yield from self._any_served(deadline, sent)
+        known = [each for endpoint in self.balancer.endpoints for each in list(endpoint.served.values())]
+        # A batch may go to any of them, canaries included.
+        most = min((each.max_batch for each in known if isinstance(each.codec, Codec)), default=served.max_batch)
         results: dict[int, Retrieval | RequestError] = {}
         for draw, numbers in self._apart(every):
-            for first in range(0, len(numbers), served.max_batch):
-                batch = numbers[first : first + served.max_batch]
+            for first in range(0, len(numbers), most):
+                batch = numbers[first : first + most]
                 work = Retrieving([every[number] for number in batch])
                 answered = yield from self._tried("", draw, work, deadline, sent)
                 results.update(zip(batch, answered, strict=True))
@@ -168,7 +171,7 @@ class Core:
             except StopIteration as end:
                 explanation: Explanation = replace(end.value, version=version)
                 return explanation
-            served, version = endpoint.served[model], None
+            served, version = (yield from self._serving.read(endpoint, model, deadline, headers)), None
         raise SchemaMismatch(f"{model!r} at {endpoint.name} was replaced twice during the call; call again")
 
     def _apart(self, requests: list[Request]) -> list[tuple[float, list[int]]]:

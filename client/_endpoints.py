@@ -46,7 +46,9 @@ def check_hedge(hedge: float | None, transport: object, *, needs_grpc: bool) -> 
     if isinstance(hedge, bool) or not isinstance(hedge, int | float) or not 0 <= hedge < math.inf:
         raise invalid_value("hedge", hedge, "seconds until a second request is sent, not negative and finite, or None")
     if transport is not None and needs_grpc:
-        raise InvalidValue("hedge: a transport of your own cannot give requests up; leave out one of both")
+        raise InvalidValue(
+            "hedge: a transport of your own cannot start a request without waiting; leave out one of both"
+        )
 
 
 def check_compression(compression: Compression | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -62,10 +63,12 @@ class Explanation:
 
     @property
     def gap(self) -> float | None:
-        """`kth_score` - `score` of an item that is outranked, at least 0; None for others."""
+        """`kth_score` - `score` of an item that is outranked, at least 0; None for others and where either is NaN."""
         if "outranked" not in self.reasons or self.score is None or self.kth_score is None:
             return None
-        return max(self.kth_score - self.score, 0.0)
+        if math.isnan(self.score) or math.isnan(self.kth_score):
+            return None
+        return 0.0 if self.kth_score == self.score else max(self.kth_score - self.score, 0.0)
 
     def __str__(self) -> str:
         item = f"Item {self.item_id}"
@@ -116,7 +119,9 @@ class Explanation:
         if self.kth_score is None:
             return f"the rules chose it as number {self.position}, and {self.k} were wanted{self._searched()}"
         place = "" if self.position is None else f"it is number {self.position}: "
-        how = f"below that of result {self.k}, {self.kth_score:.6g}, by {self.gap:.3g}"
+        how = f"below that of result {self.k}, {self.kth_score:.6g}"
+        if self.gap is not None:
+            how += f", by {self.gap:.3g}"
         if self.gap == 0:
             how = f"no better than that of result {self.k}"
         return f"{place}its score, {self.score:.6g}, is {how}{self._searched()}"

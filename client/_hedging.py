@@ -10,6 +10,8 @@ ends a tritonserver of 2.51.0 now and then (docs/robustness.md).
 from __future__ import annotations
 
 import asyncio
+import threading
+from functools import partial
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any, Protocol
@@ -30,11 +32,19 @@ def race(step: Infer, delay: float, balancer: Balancer) -> tuple[Answer, Endpoin
     """The first answer and the endpoint that gave it; raises the first endpoint's failure if there is none."""
     finished: SimpleQueue[Endpoint] = SimpleQueue()
     ends = monotonic() + step.timeout
+    done, left, lock = set[Endpoint](), set[Endpoint](), threading.Lock()
+
+    def ended(endpoint: Endpoint) -> None:
+        with lock:
+            done.add(endpoint)
+            if endpoint in left:
+                balancer.release(endpoint)
+        finished.put(endpoint)
 
     def start(endpoint: Endpoint) -> Pending:
         pending: Pending = endpoint.transport.start(
             step.model, step.inputs, max(1e-3, ends - monotonic()), version=step.version, headers=step.headers,
-            done=lambda: finished.put(endpoint),
+            done=lambda: ended(endpoint),
         )  # fmt: skip
         return pending
 
@@ -63,6 +73,11 @@ def race(step: Infer, delay: float, balancer: Balancer) -> tuple[Answer, Endpoin
                 raise failures[step.endpoint]
             ready = finished.get()
     finally:
+        for endpoint in pending:  # left to end by itself, and busy until then
+            with lock:
+                if endpoint not in done:
+                    left.add(endpoint)
+                    balancer.hold(endpoint)
         if other is not None:
             balancer.release(other)
 
@@ -79,7 +94,8 @@ async def async_race(
         )
         return asyncio.create_task(infer)
 
-    def ended(task: asyncio.Task[Answer]) -> None:
+    def ended(endpoint: Endpoint, task: asyncio.Task[Answer]) -> None:
+        balancer.release(endpoint)
         left.discard(task)
         if not task.cancelled():
             task.exception()  # else asyncio complains that nobody asked
@@ -115,8 +131,9 @@ async def async_race(
         await asyncio.gather(*pending, return_exceptions=True)
         raise
     finally:
-        for task in pending:
+        for task, endpoint in pending.items():  # left to end by themselves, and busy until then
+            balancer.hold(endpoint)
             left.add(task)
-            task.add_done_callback(ended)
+            task.add_done_callback(partial(ended, endpoint))
         if other is not None:
             balancer.release(other)

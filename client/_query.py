@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +66,12 @@ def query(arguments: Sequence[str], *, program: str) -> None:
             )
             if asked.explain is not None:
                 explanation = client.explain(asked.explain, request)
-                print(json.dumps(_explained(explanation)) if asked.json else explanation)
+                print(_json(_explained(explanation)) if asked.json else explanation)
                 return
             (result,) = client.retrieve_many([request])
             if isinstance(result, RequestError):
                 raise result
-    print(json.dumps(_as_json(result)) if asked.json else _table(result))
+    print(_json(_as_json(result)) if asked.json else _table(result))
 
 
 def _parser(program: str) -> argparse.ArgumentParser:
@@ -155,24 +157,28 @@ def _user(parser: argparse.ArgumentParser, pairs: list[tuple[str, str]], schema:
     return user or None
 
 
+def _json(value: Any) -> str:
+    """JSON as it is defined: null for what is not finite."""
+
+    def finite(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {name: finite(each) for name, each in part.items()}
+        if isinstance(part, list | tuple):
+            return [finite(each) for each in part]
+        return None if isinstance(part, float) and not math.isfinite(part) else part
+
+    return json.dumps(finite(value), allow_nan=False)
+
+
 def _as_json(result: Retrieval | Ranking) -> dict[str, Any]:
     answer: dict[str, Any] = {
-        "hits": [{"item_id": hit.item_id, "score": hit.score, "tasks": hit.tasks} for hit in result],
+        "hits": [asdict(hit) for hit in result],
         "version": result.version,
         "latency_ms": result.latency * 1e3,
     }
     if isinstance(result, Ranking):
         return {**answer, "unknown": result.unknown.tolist()}
-    stats = result.stats
-    return {
-        **answer,
-        "stats": {
-            "clusters_probed": stats.clusters_probed,
-            "rows_passing": stats.rows_passing,
-            "rows_scanned": stats.rows_scanned,
-            "exact": stats.exact,
-        },
-    }
+    return {**answer, "stats": asdict(result.stats)}
 
 
 def _explained(explanation: Explanation) -> dict[str, Any]:

@@ -13,12 +13,14 @@ from dataclasses import replace
 from hashlib import blake2b
 from time import monotonic
 
+import numpy as np
+
 from client._balancer import Balancer, Endpoint
 from client._codec import Codec
 from client._ranking import RankingCodec
 from client._steps import ReadConfig, Served, Steps
 from client.contract import Contract
-from client.errors import DeadlineExceeded, ModelUnavailable, SchemaError, SchemaMismatch
+from client.errors import DeadlineExceeded, ModelUnavailable, SchemaError, SchemaMismatch, invalid_value
 from client.schema import CANARY_SUFFIX, RANKING_SUFFIX, SHARE_PARAMETER, Schema
 from client.transport import Headers, ModelConfig
 
@@ -29,10 +31,15 @@ _CODECS_KEPT = 8  # schemas in use at once, by endpoints in the middle of a roll
 
 
 def drawn(key: str | int | None) -> float:
-    """Where a request stands among all, 0 to 1: those below a canary's share go there. Always the same for a key."""
+    """Where a request stands among all, 0 to 1: those below a canary's share go there. Always the same for a key.
+
+    Raises `InvalidValue` for one that is neither text nor an integer.
+    """
     if key is None:
         return random.random()
-    return int.from_bytes(blake2b(str(key).encode(), digest_size=7).digest(), "little") / 2**56
+    if isinstance(key, bool) or not isinstance(key, str | int | np.integer):
+        raise invalid_value("key", key, "a string or an integer, or None")
+    return int.from_bytes(blake2b(str(key).encode("utf-8", "surrogatepass"), digest_size=7).digest(), "little") / 2**56
 
 
 class Serving:
@@ -126,7 +133,7 @@ class Serving:
             known[version] = snapshot
         served = Served(codec, snapshot, max(1, config.max_batch_size), monotonic(), known)
         endpoint.served[model] = served
-        if model == self._canary:
+        if model == self._canary and not self._version:  # whoever wants a version goes by no share
             endpoint.share = _share(config.parameters.get(SHARE_PARAMETER))
         return served
 
@@ -177,7 +184,7 @@ class Serving:
         before, endpoint.canary_read_at = endpoint.canary_read_at, monotonic()  # the others need not wait for this one
         try:
             yield from self.read(endpoint, self._canary, deadline, headers)
-        except (ModelUnavailable, SchemaMismatch):
+        except (ModelUnavailable, SchemaError, SchemaMismatch):  # one that this client cannot read is none for it
             self.forget_canary(endpoint)
         except BaseException:
             endpoint.canary_read_at = before

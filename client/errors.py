@@ -47,7 +47,8 @@ class DeadlineExceeded(SilverTritonError):
 
 
 class ModelUnavailable(SilverTritonError):
-    """The server answers, but the model takes no requests: it is being loaded or unloaded, or one of the below."""
+    """The server answers, but the model takes no requests: it is being loaded or unloaded, its process has
+    ended, or one of the below."""
 
 
 class ModelNotFound(ModelUnavailable):

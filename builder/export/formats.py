@@ -81,8 +81,9 @@ def formats_writer(
             from builder.export.tensorrt import require_tensorrt, write_plan
 
             with tempfile.TemporaryDirectory(dir=folder) as scratch:
-                of_plan = Path(scratch) / PLAIN_FILE
-                write_onnx(served, schema, of_plan, metadata, plain=True)
+                of_plan = (folder if "onnx-plain" in formats else Path(scratch)) / PLAIN_FILE
+                if "onnx-plain" not in formats:
+                    write_onnx(served, schema, of_plan, metadata, plain=True)
                 write_plan(of_plan, folder / PLAN_FILE, require_tensorrt())
 
     return write

@@ -35,7 +35,7 @@ from builder.export.manifest import (
     hash_file,
     read_manifest,
 )
-from builder.export.served import CONFIGS, configure
+from builder.export.served import CONFIGS, configure, replace_file
 from builder.oplib import library_path
 from client.schema import CANARY_SUFFIX, RANKING_SUFFIX, Schema
 
@@ -159,7 +159,7 @@ def adopt(home: Path) -> None:
         )
     for path in reversed(CONFIGS.values()):  # config.pbtxt last: it says that they are there
         if (home / path).exists():
-            shutil.copyfile(home / path, newest / path.name)
+            replace_file(newest / path.name, (home / path).read_bytes())
     configure(home, newest)
 
 

@@ -89,7 +89,7 @@ def configure(home: Path, version: Path, *, previous: int | None = None, share: 
         if share is not None:
             config.parameters[SHARE_PARAMETER].string_value = repr(share)
         (home / path).parent.mkdir(exist_ok=True)
-        _replace(home / path, text_format.MessageToString(config, as_utf8=True).encode())
+        replace_file(home / path, text_format.MessageToString(config, as_utf8=True).encode())
 
 
 def saved(home: Path) -> dict[Path, bytes | None]:
@@ -103,7 +103,7 @@ def restore(configurations: dict[Path, bytes | None]) -> None:
         if content is None:
             path.unlink(missing_ok=True)
         else:
-            _replace(path, content)
+            replace_file(path, content)
 
 
 def canary_of(model: str) -> str:
@@ -156,7 +156,7 @@ def rollout_lock(repository: Path) -> Iterator[None]:
         yield
 
 
-def _replace(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes) -> None:
     """Write a file to the disk under another name and rename it: whoever reads it finds the old or the new one."""
     partial = path.with_name(f"{path.name}.partial")
     with partial.open("wb") as file:

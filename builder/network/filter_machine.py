@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from builder.index.blocks import BLOCK
 from builder.network.search import Filters, first_status, flag
+from client.filters.compiler import MAX_STACK, MAX_WORDS, Opcode
 from client.schema import Status
 
-AND, OR, NOT, ANY, ALL, RANGE, UNKNOWN, ITEMS = range(1, 9)
-DEEPEST, LONGEST = 16, 65_536
+AND, OR, NOT, ANY, ALL, RANGE, UNKNOWN, ITEMS = map(int, Opcode)
 LEAST = -(2**63)
 INFINITY = 0x7FF0 << 48  # the bits of the float64
 
@@ -39,8 +39,11 @@ class FilterMachine(nn.Module):
     numbers: Tensor
     ids: Tensor
 
-    def __init__(self, filters: Filters, item_rows: Tensor, ids: Tensor) -> None:
-        """`item_rows [N] int32`: the rows of the items in the index, by ascending id; `ids [N] int64`: these."""
+    def __init__(self, filters: Filters, item_rows: Tensor, ids: Tensor, most: int = MAX_WORDS) -> None:
+        """`item_rows [N] int32`: the rows of the items in the index, by ascending id; `ids [N] int64`: these.
+
+        `most`: words that a program may have; longer ones are not run.
+        """
         super().__init__()
         starts, terms = _pairs(filters, item_rows)
         values = filters.number_values[:, item_rows.long()]
@@ -54,6 +57,7 @@ class FilterMachine(nn.Module):
         self.register_buffer("numbers", numbers)
         self.register_buffer("ids", ids)
         self.fingerprint = filters.fingerprint
+        self.most = most
         self.features = len(filters.feature_number)
         self.term_bits = _bits(filters.feature_terms)  # of the most terms of a feature
         self.pair_bits = _bits(starts)  # of the most terms of an item
@@ -62,8 +66,8 @@ class FilterMachine(nn.Module):
         """`program [B, F] int64` -> passes `[B, N] bool`, status `[B] int32`: 0, 4 or 5."""
         length = program[:, 1]
         other = (length != 0) & (program[:, 0] != self.fingerprint)
-        bad = (length < 0) | (length > program.size(1) - 2) | (length > LONGEST - 2)
-        length = torch.where(bad | other, 0, length)
+        bad = (length < 0) | (length > program.size(1) - 2) | (length > MAX_WORDS - 2)
+        length = torch.where(bad | other | (length > self.most - 2), 0, length)
         depth, sets, wrong = self._run(program, length)
         bad = bad | wrong | ((length > 0) & (depth != 1))
         passes = (length == 0).unsqueeze(1) | (sets == 1)
@@ -125,7 +129,7 @@ class FilterMachine(nn.Module):
         is_head, is_operand = is_head & ~wrong, is_operand & ~wrong
         pushes, joins, turns = is_head & condition, is_head & binary, is_head & negates
         depth = depth + pushes.long() - joins.long()
-        wrong = wrong | (depth > DEEPEST)
+        wrong = wrong | (depth > MAX_STACK)
 
         member = self._has(self._term(feature, word, is_head))  # [B, N]
         if self.numbers.size(0) > 0:

@@ -31,7 +31,7 @@ class PlainSearch(nn.Module):
         for name in ("vectors", "scales", "ids", "item_rows"):
             self.register_buffer(name, getattr(search, name))
         self.register_buffer("item_ids", search.ids[search.item_rows.long()])
-        self.filters = FilterMachine(search.filters, search.item_rows, self.item_ids)
+        self.filters = FilterMachine(search.filters, search.item_rows, self.item_ids, search.max_filter_words)
         self.clusters, self.candidates, self.max_candidates = search.clusters, search.candidates, search.max_candidates
         self.max_filter_words = search.max_filter_words
 

@@ -10,7 +10,7 @@ whichever of both models has changed already.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,15 +68,18 @@ def promote(repository: Path, model: str, number: int | None, control: ModelCont
         pair = _checked_pair(repository, model, number, say)
         before = state(repository, model)
         number = int(pair[0].name)
-        if before.canary is None or before.canary.version != number:
-            _end_canary(repository, model, control, say)
+        canary = before.canary
+        proven = canary is not None and canary.version == number and canary.share != _STAGED
+        if not proven:
+            _end_canary(repository, model, control)
             if before.served.version != number:
                 _begin_canary(repository, model, pair, _STAGED, control, say)
         if (beside := configured(repository / canary_of(model))) and beside.share == _STAGED:
             # Proven, and nobody is sent there: loading it anew needs no memory for three.
             _drop(repository, model, canary_of(model), control)
-        _serve(repository, model, pair, control, say)
-        _end_canary(repository, model, control, say)
+        with _nothing_left(repository, model, control, but=proven):
+            _serve(repository, model, pair, control, say)
+        _end_canary(repository, model, control)
         return number
 
 
@@ -106,7 +109,7 @@ def start_canary(
                 restore(old)
                 raise
         else:
-            _end_canary(repository, model, control, say)
+            _end_canary(repository, model, control)
             _begin_canary(repository, model, pair, share, control, say)
         return number
 
@@ -120,9 +123,9 @@ def roll_back(repository: Path, model: str, control: ModelControl, say: Say = la
     with rollout_lock(repository):
         before = state(repository, model)
         if before.canary is not None and before.canary.share != _STAGED:
-            _end_canary(repository, model, control, say)
+            _end_canary(repository, model, control)
             return before.canary.version, before.served.version
-        _end_canary(repository, model, control, say)
+        _end_canary(repository, model, control)
         if before.served.previous is None:
             raise BuilderError(
                 f"no version was served before {before.served.version}",
@@ -130,10 +133,11 @@ def roll_back(repository: Path, model: str, control: ModelControl, say: Say = la
                 remedy="Serve another one with: builder promote VERSION",
             )
         pair = _checked_pair(repository, model, before.served.previous, say)
-        if len(pair) > 1:
-            _load_beside(repository, model + RANKING_SUFFIX, pair[1], None, control, say)
-        _serve(repository, model, pair, control, say)
-        _end_canary(repository, model, control, say)
+        with _nothing_left(repository, model, control):
+            if len(pair) > 1:
+                _load_beside(repository, model + RANKING_SUFFIX, pair[1], None, control, say)
+            _serve(repository, model, pair, control, say)
+        _end_canary(repository, model, control)
         return before.served.version, before.served.previous
 
 
@@ -159,11 +163,12 @@ def tidy(repository: Path) -> None:
     beside = [home.name.removesuffix(RANKING_SUFFIX) for home in repository.glob("*/") if _is_beside(home.name)]
     if not beside:
         return
-    with contextlib.suppress(BuilderError), rollout_lock(repository):
+    with contextlib.suppress(BuilderError, OSError), rollout_lock(repository):  # or one that is only read
         for name in set(beside):
-            canary = configured(repository / name)
-            if canary is None or canary.share == _STAGED:
-                _forget_canary(repository, name.removesuffix(CANARY_SUFFIX))
+            with contextlib.suppress(BuilderError):  # one that cannot be read hinders no other
+                canary = configured(repository / name)
+                if canary is None or canary.share == _STAGED:
+                    _forget_canary(repository, name.removesuffix(CANARY_SUFFIX))
 
 
 def _checked_pair(repository: Path, model: str, number: int | None, say: Say) -> list[Path]:
@@ -186,12 +191,20 @@ def _begin_canary(
     repository: Path, model: str, pair: list[Path], share: float, control: ModelControl, say: Say
 ) -> None:
     """Load both models beside: the ranking model first, so that it is there for whoever is sent to the other."""
-    try:
+    with _nothing_left(repository, model, control):
         for version in reversed(pair):
             _load_beside(repository, version.parent.name, version, share if version == pair[0] else None, control, say)
+
+
+@contextlib.contextmanager
+def _nothing_left(repository: Path, model: str, control: ModelControl, *, but: bool = False) -> Iterator[None]:
+    """Unload what is beside where the work fails, `but` a canary that was there before."""
+    try:
+        yield
     except BaseException:
-        with contextlib.suppress(BuilderError):
-            _end_canary(repository, model, control, say)
+        if not but:
+            with contextlib.suppress(BuilderError):  # the first error says more
+                _end_canary(repository, model, control)
         raise
 
 
@@ -223,8 +236,8 @@ def _serve(repository: Path, model: str, pair: list[Path], control: ModelControl
 
 
 def _configure(repository: Path, model: str, pair: list[Path]) -> None:
+    before = None
     with contextlib.suppress(BuilderError):
-        before = None
         before = configured(repository / model)
     for version in pair:
         number, previous = int(version.name), None
@@ -233,9 +246,9 @@ def _configure(repository: Path, model: str, pair: list[Path]) -> None:
         configure(version.parent, version, previous=previous)
 
 
-def _end_canary(repository: Path, model: str, control: ModelControl, say: Say) -> None:
+def _end_canary(repository: Path, model: str, control: ModelControl) -> None:
     """Unload what is beside; the ranking model last."""
-    for name in (canary_of(model), _beside(model + RANKING_SUFFIX)):
+    for name in _names_beside(model):
         _drop(repository, model, name, control)
 
 
@@ -245,8 +258,12 @@ def _drop(repository: Path, model: str, name: str, control: ModelControl) -> Non
 
 
 def _forget_canary(repository: Path, model: str) -> None:
-    for name in (canary_of(model), _beside(model + RANKING_SUFFIX)):
+    for name in _names_beside(model):
         remove_canary(repository, name, model)
+
+
+def _names_beside(model: str) -> tuple[str, str]:
+    return canary_of(model), _beside(model + RANKING_SUFFIX)
 
 
 def _is_beside(name: str) -> bool:

@@ -53,7 +53,10 @@ def parse_filter(text: str) -> Condition:
             place, reason = len(text.rstrip()) + 1, "something is missing at its end"
         raise InvalidValue(f"filter: cannot be read at character {place}: {reason}: {text}") from None
     except (RecursionError, MemoryError):
-        raise InvalidValue("filter: nested too deeply to be read; 64 levels are the most that is sent") from None
+        raise InvalidValue(
+            "filter: nested too deeply, or too much joined, to be read: 64 levels are the most that is sent; "
+            "write is_in instead of many |"
+        ) from None
     except ValueError as error:
         if isinstance(error, RequestError):
             raise
@@ -67,9 +70,16 @@ class _Reader:
         self._text, self._before = text, before
 
     def condition(self, node: ast.expr) -> Condition:
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitAnd | ast.BitOr):
-            left, right = self.condition(node.left), self.condition(node.right)
-            return left & right if isinstance(node.op, ast.BitAnd) else left | right
+        joined: list[tuple[ast.operator, ast.expr]] = []
+        while isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitAnd | ast.BitOr):  # a long chain is no depth
+            joined.append((node.op, node.right))
+            node = node.left
+        if joined:
+            condition = self.condition(node)
+            for operator, right in reversed(joined):
+                other = self.condition(right)
+                condition = condition & other if isinstance(operator, ast.BitAnd) else condition | other
+            return condition
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Invert):
             return ~self.condition(node.operand)
         if isinstance(node, ast.Compare):

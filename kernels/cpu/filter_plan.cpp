@@ -53,7 +53,7 @@ void compile(const int64_t* code, const FilterIndex& index, Plan& plan) {
     plan.steps.reserve(static_cast<size_t>(plan.shape.instructions));
     plan.terms.reserve(static_cast<size_t>(plan.shape.operands));
     plan.ranges.reserve(static_cast<size_t>(plan.shape.ranges));
-    plan.item_rows.reset(new int32_t[static_cast<size_t>(plan.shape.items)]);
+    if (plan.shape.items > 0) plan.item_rows.reset(new int32_t[static_cast<size_t>(plan.shape.items)]);
     int32_t* item_rows = plan.item_rows.get();
     const int64_t length = code[-1];
     Instruction instruction{};
@@ -63,7 +63,7 @@ void compile(const int64_t* code, const FilterIndex& index, Plan& plan) {
         // Instructions that name no feature run on an index of none too.
         const bool named = instruction.feature < index.features;
         const int64_t first_term = named ? index.feature_terms[instruction.feature] : 0;  // checked: it is "no value"
-        const int64_t* keys = index.term_keys + first_term + 1;
+        const int64_t* keys = index.term_keys + (named ? first_term + 1 : 0);
         const int64_t* keys_end = index.term_keys + (named ? index.feature_terms[instruction.feature + 1] : 0);
         switch (instruction.opcode) {
             case Opcode::kAny:

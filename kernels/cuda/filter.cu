@@ -164,18 +164,6 @@ class Evaluator {
     FilterShared& shared_;
 };
 
-// Takes the excluded rows out of a word.
-__device__ uint32_t without_excluded(const FilterRun& run, int64_t b, int64_t word, uint32_t rows) {
-    if (run.excluded == nullptr || rows == 0) return rows;
-    const int32_t* excluded = run.excluded + b * run.excluded_width;
-    const int64_t count = run.excluded_count[b];
-    for (int64_t i = lower_bound(excluded, 0, count, word * kBlockRows); i < count; ++i) {
-        if (excluded[i] >= (word + 1) * kBlockRows) break;
-        rows &= ~(1u << (excluded[i] % kBlockRows));
-    }
-    return rows;
-}
-
 // Adds the rows of a warp's words to the counts of their clusters.
 __device__ void count_by_cluster(const FilterRun& run, int64_t b, int64_t word, uint32_t rows) {
     const FilterIndex& index = run.index;

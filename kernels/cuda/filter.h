@@ -19,7 +19,7 @@ struct FilterRun {
     int32_t* slots;            // [B, F]
     int32_t* cluster_passing;  // [B, C], or null: not wanted
     const int32_t* excluded;   // [B, EP] rows, ascending, the first excluded_count[b] of them; or null
-    const int32_t* excluded_count;
+    int32_t* excluded_count;
     int64_t excluded_width;
 };
 
@@ -129,5 +129,17 @@ __device__ inline int32_t plan_program(const FilterRun& run, int64_t b, int32_t*
 }
 
 void launch_filter(Stream stream, const FilterRun& run);
+
+// Takes the excluded rows out of a word.
+__device__ inline uint32_t without_excluded(const FilterRun& run, int64_t b, int64_t word, uint32_t rows) {
+    if (run.excluded == nullptr || rows == 0) return rows;
+    const int32_t* excluded = run.excluded + b * run.excluded_width;
+    const int64_t count = run.excluded_count[b];
+    for (int64_t i = lower_bound(excluded, 0, count, word * kBlockRows); i < count; ++i) {
+        if (excluded[i] >= (word + 1) * kBlockRows) break;
+        rows &= ~(1u << (excluded[i] % kBlockRows));
+    }
+    return rows;
+}
 
 }  // namespace silvertriton::cuda

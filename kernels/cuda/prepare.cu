@@ -139,7 +139,7 @@ extern "C" __global__ void __launch_bounds__(silvertriton::cuda::kThreads)
                              excluded, length};
             run.results.status[b] = status;
             run.filter.call.passing[b] = 0;
-            if (run.requests.exclude_width > 0) const_cast<int32_t*>(run.filter.excluded_count)[b] = excluded;
+            if (run.requests.exclude_width > 0) run.filter.excluded_count[b] = excluded;
         }
         __syncthreads();
     }

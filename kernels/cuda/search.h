@@ -100,14 +100,8 @@ __device__ inline int32_t cluster_passing(const SearchRun& run, int64_t b, const
 // Rows of a block that a request may return.
 __device__ inline uint32_t rows_present(const SearchRun& run, int64_t b, const RequestState& state, int64_t block) {
     if (state.filtered != 0) return run.filter.call.words[b * run.index.filters.blocks + block];
-    uint32_t rows = run.index.filters.valid[block];
-    if (state.excluded == 0) return rows;
-    const int32_t* excluded = run.excluded + b * run.filter.excluded_width;
-    for (int64_t i = lower_bound(excluded, 0, state.excluded, block * kBlockRows); i < state.excluded; ++i) {
-        if (excluded[i] >= (block + 1) * kBlockRows) break;
-        rows &= ~(1u << (excluded[i] % kBlockRows));
-    }
-    return rows;
+    const uint32_t rows = run.index.filters.valid[block];
+    return state.excluded == 0 ? rows : without_excluded(run.filter, b, block, rows);
 }
 
 }  // namespace silvertriton::cuda

@@ -113,8 +113,8 @@ async def open_loop(send: Send, requests: Sequence[bytes], rate: float, seconds:
     return outcome
 
 
-async def closed_loop(send: Send, requests: Sequence[bytes], clients: int, seconds: float) -> float:
-    """Answers a second with so many clients that wait for theirs."""
+async def closed_loop(send: Send, requests: Sequence[bytes], clients: int, seconds: float) -> tuple[float, int]:
+    """Answers a second with so many clients that wait for theirs, and how many there were."""
     answered, numbers, finish = 0, count(), time.perf_counter() + seconds
 
     async def one() -> None:
@@ -125,7 +125,7 @@ async def closed_loop(send: Send, requests: Sequence[bytes], clients: int, secon
 
     started = time.perf_counter()
     await asyncio.gather(*(one() for _ in range(clients)))
-    return answered / (time.perf_counter() - started)
+    return answered / (time.perf_counter() - started), answered
 
 
 async def main(address: str, file: str) -> None:
@@ -147,7 +147,8 @@ async def main(address: str, file: str) -> None:
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         asked, before = json.loads(line), time.process_time()
         if asked.pop("kind") == "closed":
-            answer: dict[str, Any] = {"rate": await closed_loop(send, requests, **asked)}
+            rate, answered = await closed_loop(send, requests, **asked)
+            answer: dict[str, Any] = {"rate": rate, "answered": answered}
         else:
             answer = (await open_loop(send, requests, **asked)).figures()
         print(json.dumps({**answer, "generator_s": time.process_time() - before}), flush=True)

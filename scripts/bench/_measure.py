@@ -116,7 +116,7 @@ def closed(system: System, load: Load, seconds: float) -> tuple[float, dict[str,
     """Answers a second when there is always work, and processor time of each by process, in milliseconds."""
     before = processor(system)
     found = load.ask(kind="closed", clients=CLIENTS, seconds=seconds)
-    return float(found["rate"]), spent(before, processor(system), found, found["rate"] * seconds)
+    return float(found["rate"]), spent(before, processor(system), found, found["answered"])
 
 
 def afford(system: System, folder: Path, rate: float, counts: list[int], seconds: float) -> list[dict[str, Any]]:

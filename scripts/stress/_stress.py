@@ -1,6 +1,6 @@
 """What every stress shares: a catalogue of awkward values, served by the stock server, and the memory of its processes.
 
-Each stress exits with 1 at the first thing that is not as it should be, and says with which seed. The project's Python,
+The project's Python,
 the report with machine and commit are those of scripts/bench.
 """
 

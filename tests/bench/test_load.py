@@ -83,7 +83,8 @@ def test_a_closed_loop_sends_requests_in_turn() -> None:
         sent.append(request)
         await asyncio.sleep(0.001)
 
-    rate = asyncio.run(closed_loop(send, [b"a", b"b"], clients=3, seconds=0.05))
+    rate, answered = asyncio.run(closed_loop(send, [b"a", b"b"], clients=3, seconds=0.05))
 
     assert rate > 0
+    assert answered == len(sent)
     assert sent[:4] == [b"a", b"b", b"a", b"b"]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from client import (
+    InvalidValue,
     ModelConfig,
     ModelNotFound,
     ModelUnavailable,
@@ -21,6 +22,7 @@ from client import (
     _serving,
 )
 from client._serving import drawn
+from client.schema import CANARY_SUFFIX
 from client.testing import FakeServer
 from tests.client.shells import SHELLS
 
@@ -102,6 +104,36 @@ def test_keys_are_drawn_evenly() -> None:
         below = sum(drawn(key) < 0.05 for key in keys)
         assert abs(below - 500) < 110
         assert all(0 <= drawn(key) < 1 for key in keys)
+
+
+def test_a_canary_that_this_client_cannot_read_gets_nothing(client: Any, server: FakeServer, other: Schema) -> None:
+    server.start_canary(CANARY, share=1.0, schema=other)
+    given = server.model_config
+
+    def newer(model: str, *arguments: Any, **options: Any) -> ModelConfig:
+        config = given(model, *arguments, **options)
+        if CANARY_SUFFIX not in model:
+            return config
+        return dataclasses.replace(config, parameters={**config.parameters, "contract": "99"})
+
+    server.model_config = newer  # type: ignore[method-assign]
+    assert {whole(client.retrieve()) for _ in range(5)} == {1}
+
+
+@pytest.mark.parametrize("key", [object(), 1.5, True, b"x"])
+def test_keys_are_text_or_integers(client: Any, key: Any) -> None:
+    with pytest.raises(InvalidValue, match=r"^key: got "):
+        client.retrieve(key=key)
+    assert client.retrieve(key="\ud800").count == 2  # any text
+
+
+def test_a_client_with_a_version_sends_one_batch(server: FakeServer, other: Schema) -> None:
+    server.start_canary(CANARY, share=0.5, schema=other)
+    with RetrievalClient("fake:8001", transport=server, version=2) as client:
+        client.retrieve()
+        server.calls.clear()
+        client.retrieve_many([Request(k=1) for _ in range(20)])
+    assert len(server.calls) == 1
 
 
 def test_ranking_is_divided_as_well(client: Any, server: FakeServer, other: Schema) -> None:

@@ -64,7 +64,8 @@ def test_the_first_answer_wins_and_the_other_request_is_left_alone(
                 assert len(fast.peers) == before + 1
                 break
         assert not slow.given_up.acquire(timeout=0.1)  # a cancelled one may end the server
-        assert [endpoint.busy for endpoint in client_core(client).balancer.endpoints] == [0, 0]
+        busy = [endpoint.busy for endpoint in client_core(client).balancer.endpoints]
+        assert sorted(busy) == [0, 1]  # the slower one is on its way still
 
 
 def test_one_address_has_two_connections(shell: Any, services: list[Service], addresses: list[str]) -> None:

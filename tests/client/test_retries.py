@@ -214,5 +214,5 @@ def test_options_are_checked(shell: Any, options: dict[str, Any], says: str) -> 
 
 
 def test_a_hedged_call_needs_a_transport_that_can_give_up(transport: Any) -> None:
-    with pytest.raises(InvalidValue, match="cannot give requests up"):
+    with pytest.raises(InvalidValue, match="cannot start a request without waiting"):
         SHELLS["sync"]("a:1", hedge=0.1, transport=transport)

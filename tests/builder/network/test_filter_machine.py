@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from builder.network.filter_machine import FilterMachine, in_order
+from builder.network.plain import PlainSearch
+from client.schema import Status
 from tests.builder.export.onnx_networks import IDS, REFERENCE_COLUMNS, make
 from tests.kernels.reference import (
     ALL,
@@ -114,6 +116,33 @@ def test_a_stack_of_sixteen_sets_is_the_deepest(monkeypatch: pytest.MonkeyPatch)
     passes, statuses = of(torch.from_numpy(programs))
     assert statuses.tolist() == [OK, MALFORMED]
     np.testing.assert_array_equal(passes[0], np.isnan(np.asarray(REFERENCE_COLUMNS[2])))
+
+
+def test_a_program_beyond_the_artifacts_limit_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = []
+
+    def counted(goes_on: Callable[..., Any], body: Callable[..., Any], state: tuple[Any, ...]) -> tuple[Any, ...]:
+        while goes_on(*state):
+            state = body(*state)
+            steps.append(1)
+        return state
+
+    monkeypatch.setattr(torch, "while_loop", counted)
+    made = make()
+    search = made.network.search
+    search.max_filter_words = 16
+    words = [head(UNKNOWN, 2), *[NOT] * 40]
+    program = torch.tensor([[made.schema.fingerprint, len(words), *words]] * 2)
+    program[1, 1:4] = torch.tensor([1, head(UNKNOWN, 2), 0])
+    given = (
+        torch.ones(2, made.schema.query_dims),
+        program,
+        torch.full((2, 1), -1),
+        torch.zeros(2, 2, dtype=torch.int32),
+    )
+    *_, status = PlainSearch(search)(*given, torch.zeros(2, dtype=torch.int32))
+    assert status.tolist() == [Status.FILTER_TOO_LONG, OK]
+    assert len(steps) == 1  # the word of the short one
 
 
 def test_integers_in_the_order_of_numbers() -> None:

@@ -74,3 +74,10 @@ def test_reads_what_conditions_print(text: str) -> None:
 def test_refuses_everything_else(text: str, message: str) -> None:
     with pytest.raises(InvalidValue, match=message):
         parse_filter(text)
+
+
+def test_a_long_chain_is_no_depth() -> None:
+    text = " | ".join(f"(F.a == {value})" for value in range(1500))
+    condition = parse_filter(text)
+    assert str(condition) == text
+    assert parse_filter(f"({text}) & (F.b == 1)") == condition & (F.b == 1)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from builder import ops
-from tests.kernels.arguments import LIMITS, arguments, catalogue, run
+from tests.kernels.arguments import arguments, catalogue, run
 from tests.kernels.catalogue import FINGERPRINT, Items, words_of
 from tests.kernels.reference import OR, RANGE, UNKNOWN, Limits, Request, bits, head
 
@@ -24,8 +24,10 @@ def small_tables() -> None:
                     damaged = given[name].clone()
                     damaged[position] = value
                     *_, status = run(operator, {**given, name: damaged})
-                    if (operator, name) == ("search", "cluster_blocks") and not torch.equal(damaged, given[name]):
-                        assert position == 0 or value in (0, 1, 5) or (status == INDEX).all(), (position, value)
+                    if (operator, name) == ("search", "cluster_blocks"):
+                        ends = bool(damaged[0] == 0 and damaged[-1] == given[name][-1])
+                        sound = ends and bool((damaged.diff() >= 0).all())
+                        assert sound or (status == INDEX).all(), (position, value)
         for name in ("cluster_blocks", "term_bitmap", "term_postings", "number_rows", "postings", "item_rows"):
             given = arguments(operator)
             for _ in range(5 if name in given else 0):
@@ -68,7 +70,6 @@ def other_tensors() -> None:
     noise = torch.from_numpy(generator.integers(-5, 400, (300, 4)).astype(np.int32))
     for item_rows in (items.index["item_rows"], noise[:, 0].contiguous()):
         ops.neighbour_scores(history, rows, items.index["ids"], item_rows, noise, torch.ones(300, 4), 7)
-    assert LIMITS.max_candidates > 0
 
 
 if __name__ == "__main__":

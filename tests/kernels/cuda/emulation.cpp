@@ -207,7 +207,7 @@ void release_block() {
     Machine& m = machine();
     int line = 0;
     for (Fibre& fibre : m.fibres) {
-        if (fibre.state == State::kDone) continue;
+        if (fibre.state == State::kDone) fail("a thread has ended before a barrier at which others wait");
         if (line != 0 && fibre.line != line) fail("threads wait at different barriers");
         line = fibre.line;
     }

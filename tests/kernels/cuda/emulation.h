@@ -1,9 +1,9 @@
 // Runs CUDA kernels on a CPU, so that tests need no GPU: kernels/cuda/*.cu compile as C++ against this header.
 //
 // Every thread of a block is a fibre. Barriers, shuffles and votes wait for the threads that must take part, and abort
-// with kernel, thread and line when those never come. Blocks run one after the other, threads of a block and blocks of
-// a grid in an order drawn anew for each launch, so that a missing barrier shows as a wrong result. Shared memory is
-// filled with garbage before each block; under AddressSanitizer every access is checked.
+// with kernel, thread and line when those never come. Blocks run one after the other, threads of a block in an
+// order drawn anew at every turn, blocks of a grid in one of each launch, so that a missing barrier shows as a wrong
+// result. Shared memory is filled with garbage before each block; under AddressSanitizer every access is checked.
 #pragma once
 
 #include <cmath>

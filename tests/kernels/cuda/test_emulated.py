@@ -1,6 +1,6 @@
 """The CUDA kernels, run on a CPU by emulation.h, against the references that the CPU operators are held against.
 
-Every answer has to be the CPU's, bit for bit. Threads run in an order drawn anew for each launch, so that one that
+Every answer has to be the CPU's, bit for bit. Threads run in an order drawn anew at every turn, so that one that
 reads what another has yet to write shows. The sanitizers see every access to memory.
 """
 

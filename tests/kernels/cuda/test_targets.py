@@ -88,4 +88,8 @@ def test_targets_are_chosen_by_the_environment(compiler: nvcc.Nvcc, monkeypatch:
 def test_without_nvcc_there_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))
     monkeypatch.setattr(nvcc.shutil, "which", lambda name: None)
+    monkeypatch.delenv(nvcc.TARGETS_VARIABLE, raising=False)
     assert nvcc.find_nvcc() is None
+    monkeypatch.setenv(nvcc.TARGETS_VARIABLE, "90")
+    with pytest.raises(oplib.OplibError, match="SILVERTRITON_CUDA_TARGETS is 90, but there is no nvcc"):
+        nvcc.find_nvcc()
