@@ -17,7 +17,7 @@ from builder.export.manifest import MODEL_FILE, read_manifest
 from builder.export.sources import read_source
 from tests.builder.artifacts import run, write_config, write_items
 
-SEED, ITEMS, DIMS = 4, 20_000, 512
+SEED, ITEMS, DIMS = 4, 40_000, 512
 DATA = """
 data:
   items:
