@@ -94,7 +94,7 @@ __device__ void scan_chunk(const SearchRun& run, int64_t cluster, int64_t first,
 }  // namespace
 }  // namespace silvertriton::cuda
 
-extern "C" __global__ void __launch_bounds__(silvertriton::cuda::kThreads)
+extern "C" __global__ void __launch_bounds__(silvertriton::cuda::kThreads, 2)
     silvertriton_scan(silvertriton::cuda::SearchRun run, int32_t phase) {
     using namespace silvertriton;
     using namespace silvertriton::cuda;
