@@ -74,7 +74,7 @@ def build_index(
     means, spreads = cluster_shapes(coded, labels, clusters)
     layout = arrange(labels, ids, clusters)
     codes, scales, halves = pack_vectors(vectors, layout.item_of_row, projection, on_step=step("Quantising rows"))
-    centroid_codes, centroid_scales, centroid_spreads = _pack_centroids(means, spreads)
+    centroid_codes, centroid_scales, centroid_spreads = pack_centroids(means, spreads)
     item_of_row = layout.item_of_row
     filtered = [column for column in columns if column.feature.filter]
     return Index(
@@ -96,7 +96,7 @@ def build_index(
     )
 
 
-def _pack_centroids(means: Tensor, spreads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def pack_centroids(means: Tensor, spreads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Codes, scales and spreads of the clusters' `means` [C, P]. A code is off by up to half its scale, evenly: that
     adds to the `spreads` [C]."""
     padding = -len(means) % BLOCK

@@ -8,7 +8,7 @@
 namespace silvertriton::cuda {
 
 // Blocks at most that a warp looks at between two barriers, and the hits at most of such a step.
-constexpr int64_t kWarpBlocks = 32, kStepHits = kWarps * kWarpBlocks * kBlockRows;
+constexpr int64_t kWarpBlocks = 32, kStepHits = kMostWarps * kWarpBlocks * kBlockRows;
 // Hits beyond twice the candidates that wait for the next cut, which raises the floor.
 constexpr int64_t kSlack = 512;
 
@@ -39,8 +39,8 @@ class SearchAlone : public RequestSearch {
     __device__ void scan(int64_t first) {
         if (state_.candidates == 0) return;
         const int64_t start = taken_blocks_[first], blocks = blocks_ - start;
-        const int64_t of_warp = at_most(at_least((blocks + kWarps - 1) / kWarps, 1), kWarpBlocks);
-        for (int64_t base = 0; base < blocks; base += kWarps * of_warp) {
+        const int64_t of_warp = at_most(at_least((blocks + warp_count() - 1) / warp_count(), 1), kWarpBlocks);
+        for (int64_t base = 0; base < blocks; base += warp_count() * of_warp) {
             const int64_t hits = shared_.hits;
             if (hits + kStepHits > run_.room || hits >= 2 * static_cast<int64_t>(state_.candidates) + kSlack) cut();
             __syncthreads();

@@ -6,9 +6,9 @@
 
 namespace silvertriton::cuda {
 
-// Threads of a block, in every kernel: 256 bins of a byte, one each.
-constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / 32;
+// Threads of a block; of one that has a request to itself as many as registers allow.
+constexpr int kThreads = 256, kRequestThreads = 512;
+constexpr int kWarps = kThreads / 32, kMostWarps = kRequestThreads / 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
 __device__ inline int lane_of_thread() {
@@ -19,6 +19,12 @@ __device__ inline int warp_of_thread() {
 }
 __device__ inline int thread_of_block() {
     return static_cast<int>(threadIdx.x);
+}
+__device__ inline int thread_count() {
+    return static_cast<int>(blockDim.x);
+}
+__device__ inline int warp_count() {
+    return static_cast<int>(blockDim.x / 32);
 }
 
 ST_HOST_DEVICE inline int64_t at_most(int64_t a, int64_t b) {
@@ -37,25 +43,24 @@ __device__ inline int32_t warp_prefix_sum(int32_t value) {
     return value;
 }
 
-// Exclusive prefix sums over the threads; `total` of all. `shared` [kWarps] may be used again at once.
+// Exclusive prefix sums over the threads; `total` of all. `shared` [kMostWarps] may be used again at once.
 __device__ inline int32_t block_prefix_sum(int32_t value, int32_t* shared, int32_t* total) {
     const int32_t own = warp_prefix_sum(value);
     if (lane_of_thread() == 31) shared[warp_of_thread()] = own;
     __syncthreads();
-    int32_t before = 0, all = 0;
-    for (int warp = 0; warp < kWarps; ++warp) {
-        if (warp < warp_of_thread()) before += shared[warp];
-        all += shared[warp];
-    }
+    const int32_t of_warp = lane_of_thread() < warp_count() ? shared[lane_of_thread()] : 0;
     __syncthreads();
-    *total = all;
-    return before + own - value;
+    *total = __reduce_add_sync(kAllLanes, of_warp);
+    return __reduce_add_sync(kAllLanes, lane_of_thread() < warp_of_thread() ? of_warp : 0) + own - value;
 }
 
 __device__ inline int32_t block_sum(int32_t value, int32_t* shared) {
-    int32_t total;
-    block_prefix_sum(value, shared, &total);
-    return total;
+    const int32_t own = __reduce_add_sync(kAllLanes, value);
+    if (lane_of_thread() == 0) shared[warp_of_thread()] = own;
+    __syncthreads();
+    const int32_t of_warp = lane_of_thread() < warp_count() ? shared[lane_of_thread()] : 0;
+    __syncthreads();
+    return __reduce_add_sync(kAllLanes, of_warp);
 }
 
 // The largest of values that are not below 0 nor NaN.
@@ -67,7 +72,7 @@ __device__ inline float block_max(float value, int32_t* shared) {
     auto* of_warps = reinterpret_cast<float*>(shared);
     if (lane_of_thread() == 0) of_warps[warp_of_thread()] = value;
     __syncthreads();
-    for (int warp = 0; warp < kWarps; ++warp) value = of_warps[warp] > value ? of_warps[warp] : value;
+    for (int warp = 0; warp < warp_count(); ++warp) value = of_warps[warp] > value ? of_warps[warp] : value;
     __syncthreads();
     return value;
 }

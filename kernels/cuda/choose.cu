@@ -3,8 +3,8 @@
 #include "search_kernels.h"
 #include "wide.h"
 
-extern "C" __global__ void __launch_bounds__(silvertriton::cuda::kThreads)
-    silvertriton_choose(silvertriton::cuda::SearchRun run, int32_t phase) {
+extern "C" __global__ void __launch_bounds__(silvertriton::cuda::kRequestThreads)
+    silvertriton_choose(const __grid_constant__ silvertriton::cuda::SearchRun run, int32_t phase) {
     using namespace silvertriton;
     using namespace silvertriton::cuda;
     __shared__ SearchShared shared;
@@ -24,7 +24,7 @@ extern "C" __global__ void __launch_bounds__(silvertriton::cuda::kThreads)
 namespace silvertriton::cuda {
 
 void launch_choose(Stream stream, const SearchRun& run, int32_t phase) {
-    launch("choose", silvertriton_choose, dim3(static_cast<unsigned>(run.requests.batch)), kThreads, stream, run,
+    launch("choose", silvertriton_choose, dim3(static_cast<unsigned>(run.requests.batch)), kRequestThreads, stream, run,
            phase);
 }
 

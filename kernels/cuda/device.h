@@ -15,6 +15,9 @@
 #include <stdexcept>
 #include <string>
 
+// Before a loop that is not unrolled.
+#define ST_ROLLED _Pragma("unroll 1")
+
 // What tests want to know to have been reached.
 #define ST_REACHED(what) static_cast<void>(0)
 
@@ -57,6 +60,13 @@ __device__ __forceinline__ void mma_16x8x32(int32_t (&c)[4], const int32_t (&a)[
         "{%0, %1, %2, %3};"
         : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// float16 to float32, exactly.
+__device__ __forceinline__ float float_of_half(uint16_t half) {
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(half));
+    return value;
 }
 
 }  // namespace silvertriton::cuda

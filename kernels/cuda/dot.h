@@ -2,7 +2,6 @@
 #pragma once
 
 #include "block.h"
-#include "silvertriton/half.h"
 
 namespace silvertriton::cuda {
 
@@ -10,62 +9,79 @@ __device__ inline bool is_aligned(const void* pointer) {
     return reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
 }
 
-// Dot product of an fp16 row [D] and a query [D], in the order of silvertriton/instruction_set.h: component i goes to
-// sum i mod 16. Two neighbouring lanes share a row, each has eight of the sums; both return the product. Called by
-// whole warps, with dims of 0 where there is no row.
-__device__ inline float dot_row(const uint16_t* row, const float* query, int64_t dims) {
-    float sums[8] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
-    int64_t i = 8 * (lane_of_thread() % 2);
-    if (dims % 8 == 0 && is_aligned(row) && is_aligned(query)) {
-        for (; i < dims; i += 16) {
-            const uint4 halves = *reinterpret_cast<const uint4*>(row + i);
+// Dot products of `kRows` fp16 rows [D] and a query [D], in the order of silvertriton/instruction_set.h: component i goes
+// to sum i mod 16. Two neighbouring lanes share rows, each has eight of the sums; both get the products. Called by whole
+// warps; a row that is null has a product of 0.
+template <int kRows>
+__device__ inline void dot_rows(const uint16_t* const (&rows)[kRows], const float* query, int64_t dims,
+                                float (&products)[kRows]) {
+    float sums[kRows][8] = {};
+    const int64_t first = 8 * (lane_of_thread() % 2);
+    bool aligned = dims % 8 == 0 && is_aligned(query);
+    for (int n = 0; n < kRows; ++n) aligned = aligned && is_aligned(rows[n]);
+    if (aligned) {
+        for (int64_t i = first; i < dims; i += 16) {
+            uint4 halves[kRows];
+            for (int n = 0; n < kRows; ++n)
+                halves[n] = rows[n] != nullptr ? *reinterpret_cast<const uint4*>(rows[n] + i) : uint4{0, 0, 0, 0};
             const float4 low = *reinterpret_cast<const float4*>(query + i);
             const float4 high = *reinterpret_cast<const float4*>(query + i + 4);
-            const auto first = [](unsigned pair) { return from_half(static_cast<uint16_t>(pair)); };
-            const auto second = [](unsigned pair) { return from_half(static_cast<uint16_t>(pair >> 16)); };
-            sums[0] += first(halves.x) * low.x;
-            sums[1] += second(halves.x) * low.y;
-            sums[2] += first(halves.y) * low.z;
-            sums[3] += second(halves.y) * low.w;
-            sums[4] += first(halves.z) * high.x;
-            sums[5] += second(halves.z) * high.y;
-            sums[6] += first(halves.w) * high.z;
-            sums[7] += second(halves.w) * high.w;
+            const float factors[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+            for (int n = 0; n < kRows; ++n) {
+                const unsigned pairs[4] = {halves[n].x, halves[n].y, halves[n].z, halves[n].w};
+                for (int k = 0; k < 8; ++k)
+                    sums[n][k] += float_of_half(static_cast<uint16_t>(pairs[k / 2] >> (16 * (k % 2)))) * factors[k];
+            }
         }
     } else {
-        for (; i < dims; i += 16)
-            for (int k = 0; k < 8; ++k)
-                if (i + k < dims) sums[k] += from_half(row[i + k]) * query[i + k];
+        for (int64_t i = first; i < dims; i += 16)
+            for (int n = 0; n < kRows; ++n)
+                for (int k = 0; k < 8; ++k)
+                    if (rows[n] != nullptr && i + k < dims) sums[n][k] += float_of_half(rows[n][i + k]) * query[i + k];
     }
-    for (int k = 0; k < 8; ++k) sums[k] += __shfl_xor_sync(kAllLanes, sums[k], 1);
-    for (int width = 4; width > 0; width /= 2)
-        for (int k = 0; k < width; ++k) sums[k] += sums[k + width];
-    return sums[0];
+    for (int n = 0; n < kRows; ++n) {
+        for (int k = 0; k < 8; ++k) sums[n][k] += __shfl_xor_sync(kAllLanes, sums[n][k], 1);
+        for (int width = 4; width > 0; width /= 2)
+            for (int k = 0; k < width; ++k) sums[n][k] += sums[n][k + width];
+        products[n] = sums[n][0];
+    }
 }
 
-// Groups of four codes of a query, padded with zeros for mma and for loads of four groups.
+// The same of one row, with dims of 0 where there is none.
+__device__ inline float dot_row(const uint16_t* row, const float* query, int64_t dims) {
+    const uint16_t* const rows[1] = {row};
+    float product[1];
+    dot_rows(rows, query, dims, product);
+    return product[0];
+}
+
+// Codes of a query lie as tensor cores take them (tile.h), in slabs of 32 groups of four codes, padded with zeros: the
+// words of a lane of four, those of groups t, t + 4, t + 8, t + 12, and then of the other 16 groups, are contiguous.
+constexpr int32_t kSlabGroups = 32;
+
 ST_HOST_DEVICE constexpr int64_t padded_groups(int64_t dims) {
-    return (groups_of(dims) + 7) / 8 * 8;
+    return (groups_of(dims) + kSlabGroups - 1) / kSlabGroups * kSlabGroups;
 }
 
-// Sums of code products of the block's row `lane` and kQueries queries. `codes` [groups, 32] words of four; queries lie
-// `stride` words apart, 16-byte aligned.
-template <int kQueries>
-__device__ inline void dot_block(const int32_t* codes, int64_t groups, const int32_t* queries, int64_t stride,
-                                 int32_t (&sums)[kQueries]) {
+// Where group `j` lies.
+ST_HOST_DEVICE constexpr int64_t place_of_group(int64_t j) {
+    return j / 16 * 16 + j % 4 * 4 + j % 16 / 4;
+}
+
+// Sum of code products of the block's row `lane` and a query. `codes` [groups, 32] words of four.
+__device__ inline int32_t dot_block(const int32_t* codes, int64_t groups, const int32_t* query) {
     const int32_t* code = codes + lane_of_thread();
-    for (int q = 0; q < kQueries; ++q) sums[q] = 0;
-    for (int64_t j = 0; j < groups; j += 4) {
-        int32_t words[4];
-        for (int k = 0; k < 4; ++k) words[k] = j + k < groups ? code[(j + k) * kBlockRows] : 0;
-        for (int q = 0; q < kQueries; ++q) {
-            const int4 query = *reinterpret_cast<const int4*>(queries + q * stride + j);
-            sums[q] = __dp4a(words[0], query.x, sums[q]);
-            sums[q] = __dp4a(words[1], query.y, sums[q]);
-            sums[q] = __dp4a(words[2], query.z, sums[q]);
-            sums[q] = __dp4a(words[3], query.w, sums[q]);
+    int32_t sum = 0;
+    for (int64_t first = 0; first < groups; first += 16)
+        for (int t = 0; t < 4; ++t) {
+            const int4 four = *reinterpret_cast<const int4*>(query + first + 4 * t);
+            const int32_t factors[4] = {four.x, four.y, four.z, four.w};
+            for (int k = 0; k < 4; ++k) {
+                const int64_t j = first + t + 4 * k;
+                if (j < groups) sum = __dp4a(code[j * kBlockRows], factors[k], sum);
+            }
         }
-    }
+    return sum;
 }
 
 }  // namespace silvertriton::cuda

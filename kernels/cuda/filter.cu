@@ -9,7 +9,7 @@ namespace {
 struct FilterShared {
     uint32_t sets[kMaxSets][kThreads];
     uint32_t posted[kThreads];
-    int32_t sums[kWarps];
+    int32_t sums[kMostWarps];
 };
 
 // One program over the words of one block.

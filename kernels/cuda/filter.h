@@ -94,7 +94,7 @@ __device__ inline int32_t plan_program(const FilterRun& run, int64_t b, int32_t*
     for (int64_t position = 0; position < length;) {
         const int64_t head = position;
         read_instruction(code, length, position, instruction);  // check_program has validated every one
-        const int64_t first = (thread_of_block() - turn % kThreads + kThreads) % kThreads;
+        const int64_t first = (thread_of_block() - turn % thread_count() + thread_count()) % thread_count();
         const int64_t count = instruction.count;
         const bool is_term = instruction.opcode == Opcode::kAny || instruction.opcode == Opcode::kAll ||
                              instruction.opcode == Opcode::kUnknown;
@@ -106,14 +106,14 @@ __device__ inline int32_t plan_program(const FilterRun& run, int64_t b, int32_t*
             } else if (instruction.opcode == Opcode::kUnknown) {
                 if (first == 0) slots[head] = sound_term(index, unknown, damaged);
             } else {
-                for (int64_t i = first; i < count; i += kThreads) {
+                for (int64_t i = first; i < count; i += thread_count()) {
                     const int64_t term = lower_bound(index.term_keys, unknown + 1, end, instruction.operands[i]);
                     const bool found = term < end && index.term_keys[term] == instruction.operands[i];
                     slots[head + 1 + i] = found ? sound_term(index, term, damaged) : -1;
                 }
             }
         } else if (instruction.opcode == Opcode::kItems) {
-            for (int64_t i = first; i < count; i += kThreads)
+            for (int64_t i = first; i < count; i += thread_count())
                 slots[head + 1 + i] = find_row(index.item_ids, instruction.operands[i]);
         } else if (instruction.opcode == Opcode::kRange) {
             if (first < 32) resolve_range(index, instruction, slots + head, damaged);

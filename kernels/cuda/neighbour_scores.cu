@@ -27,7 +27,7 @@ namespace {
 
 struct NeighboursShared {
     uint64_t sorted[kSharedSort];
-    int32_t sums[kWarps];
+    int32_t sums[kMostWarps];
 };
 
 // Writes the places of the newest items of a history that the catalogue has; returns how many.

@@ -11,7 +11,7 @@ namespace silvertriton::cuda {
 namespace {
 
 struct PrepareShared {
-    int32_t sums[kWarps];
+    int32_t sums[kMostWarps];
     int32_t plan[2];
 };
 
@@ -21,7 +21,7 @@ __device__ float prepare_query(const SearchRun& run, int64_t b, PrepareShared& s
     const float* query = run.requests.query + b * dims;
     float* units = run.units + b * dims;
     float largest = 0.0f;
-    for (int64_t i = thread_of_block(); i < dims; i += kThreads) {
+    for (int64_t i = thread_of_block(); i < dims; i += thread_count()) {
         units[i] = finite_or_zero(query[i]);
         largest = fmaxf(largest, fabsf(units[i]));
     }
@@ -31,11 +31,11 @@ __device__ float prepare_query(const SearchRun& run, int64_t b, PrepareShared& s
         // Divided first: the projection of a large query must not overflow. One fixed order, multiply and add rounded
         // apart.
         const float first_scale = scale_of(largest);
-        for (int64_t i = thread_of_block(); i < dims; i += kThreads) units[i] = in_scale(units[i], first_scale);
+        for (int64_t i = thread_of_block(); i < dims; i += thread_count()) units[i] = in_scale(units[i], first_scale);
         __syncthreads();
         float* projected = run.projected + b * code_dims;
         float furthest = largest > 0.0f ? 127.0f : 0.0f;
-        for (int64_t p = thread_of_block(); p < code_dims; p += kThreads) {
+        for (int64_t p = thread_of_block(); p < code_dims; p += thread_count()) {
             float sum = 0.0f;
             for (int64_t i = 0; i < dims; ++i) sum += units[i] * run.index.projection[i * code_dims + p];
             projected[p] = finite_or_zero(sum);
@@ -46,7 +46,7 @@ __device__ float prepare_query(const SearchRun& run, int64_t b, PrepareShared& s
     }
     const float scale = scale_of(largest);
     int32_t squares = 0;
-    for (int64_t j = thread_of_block(); j < run.query_groups; j += kThreads) {
+    for (int64_t j = thread_of_block(); j < run.query_groups; j += thread_count()) {
         uint32_t group = 0;
         for (int64_t k = 0; k < 4; ++k) {
             const int64_t p = 4 * j + k;
@@ -54,10 +54,10 @@ __device__ float prepare_query(const SearchRun& run, int64_t b, PrepareShared& s
             group |= static_cast<uint32_t>(code & 0xff) << (8 * k);
             squares += code * code;
         }
-        run.query_codes[b * run.query_groups + j] = static_cast<int32_t>(group);
+        run.query_codes[b * run.query_groups + place_of_group(j)] = static_cast<int32_t>(group);
     }
     squares = block_sum(squares, shared.sums);  // all codes are read before units change
-    for (int64_t i = thread_of_block(); i < dims; i += kThreads) units[i] = in_scale(units[i], scale);
+    for (int64_t i = thread_of_block(); i < dims; i += thread_count()) units[i] = in_scale(units[i], scale);
     return sqrtf(static_cast<float>(squares));
 }
 
@@ -69,7 +69,7 @@ __device__ int32_t prepare_excluded(const SearchRun& run, int64_t b, PrepareShar
     const ItemIds& items = run.index.filters.item_ids;
     int32_t* rows = run.excluded + b * room;
     const auto smaller = [](int32_t x, int32_t y) { return x < y; };
-    for (int64_t e = thread_of_block(); e < room; e += kThreads) {
+    for (int64_t e = thread_of_block(); e < room; e += thread_count()) {
         const int64_t id = e < count ? run.requests.exclude[b * count + e] : -1;
         const int32_t row = id < 0 ? -1 : find_row(items, id);
         rows[e] = row < 0 ? kNone : row;
@@ -77,7 +77,7 @@ __device__ int32_t prepare_excluded(const SearchRun& run, int64_t b, PrepareShar
     sort_block(rows, room, smaller);
     // Copies become none, from the last tile on, so that those before them are read in time.
     int32_t found = 0;
-    for (int64_t base = (room - 1) / kThreads * kThreads; base >= 0; base -= kThreads) {
+    for (int64_t base = (room - 1) / thread_count() * thread_count(); base >= 0; base -= thread_count()) {
         const int64_t e = base + thread_of_block();
         const bool is_copy = e < room && e > 0 && rows[e] == rows[e - 1];
         const bool is_new = e < room && !is_copy && rows[e] != kNone;
@@ -93,31 +93,31 @@ __device__ int32_t prepare_excluded(const SearchRun& run, int64_t b, PrepareShar
 __device__ bool clusters_are_sound(const FilterIndex& index, PrepareShared& shared) {
     const int32_t* first = index.cluster_blocks;
     int32_t bad = first[0] != 0 || first[index.clusters] != index.blocks;
-    for (int64_t c = thread_of_block(); c < index.clusters; c += kThreads) bad |= first[c] > first[c + 1];
+    for (int64_t c = thread_of_block(); c < index.clusters; c += thread_count()) bad |= first[c] > first[c + 1];
     return block_sum(bad, shared.sums) == 0;
 }
 
 }  // namespace
 }  // namespace silvertriton::cuda
 
-extern "C" __global__ void __launch_bounds__(silvertriton::cuda::kThreads)
-    silvertriton_prepare(silvertriton::cuda::SearchRun run) {
+extern "C" __global__ void __launch_bounds__(silvertriton::cuda::kRequestThreads)
+    silvertriton_prepare(const __grid_constant__ silvertriton::cuda::SearchRun run) {
     using namespace silvertriton;
     using namespace silvertriton::cuda;
     __shared__ PrepareShared shared;
     const SearchRequests& requests = run.requests;
     const int64_t dims = run.index.vectors.dims, clusters = run.index.filters.clusters;
-    for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + thread_of_block(); i < run.wide.cleared_words;
-         i += static_cast<int64_t>(gridDim.x) * kThreads)
+    for (int64_t i = static_cast<int64_t>(blockIdx.x) * thread_count() + thread_of_block(); i < run.wide.cleared_words;
+         i += static_cast<int64_t>(gridDim.x) * thread_count())
         run.wide.cleared[i] = 0;
     for (int64_t b = blockIdx.x; b < requests.batch; b += gridDim.x) {
         constexpr float kLargest = 3.402823466e38f;
         int32_t bad = 0;
-        for (int64_t i = thread_of_block(); i < dims; i += kThreads)
+        for (int64_t i = thread_of_block(); i < dims; i += thread_count())
             bad |= !(fabsf(requests.query[b * dims + i]) <= kLargest);
         const bool bad_query = block_sum(bad, shared.sums) != 0;
         bad = 0;
-        for (int64_t e = thread_of_block(); e < requests.exclude_width; e += kThreads)
+        for (int64_t e = thread_of_block(); e < requests.exclude_width; e += thread_count())
             bad |= requests.exclude[b * requests.exclude_width + e] < -1;
         const bool bad_exclude = block_sum(bad, shared.sums) != 0;
         const int64_t probes = requests.limits[2 * b], candidates = requests.limits[2 * b + 1];
@@ -131,7 +131,7 @@ extern "C" __global__ void __launch_bounds__(silvertriton::cuda::kThreads)
         if (filtered) status = first_status(status, plan_program(run.filter, b, shared.plan));
         const float length = prepare_query(run, b, shared);
         const int32_t excluded = prepare_excluded(run, b, shared);
-        for (int64_t c = thread_of_block(); filtered && c < clusters; c += kThreads)
+        for (int64_t c = thread_of_block(); filtered && c < clusters; c += thread_count())
             run.filter.cluster_passing[b * clusters + c] = 0;
         if (thread_of_block() == 0) {
             run.states[b] = {static_cast<int32_t>(at_most(probes == 0 ? run.limits.probes : probes, clusters)),
@@ -148,7 +148,7 @@ extern "C" __global__ void __launch_bounds__(silvertriton::cuda::kThreads)
 namespace silvertriton::cuda {
 
 void launch_prepare(Stream stream, const SearchRun& run) {
-    launch("prepare", silvertriton_prepare, dim3(static_cast<unsigned>(run.requests.batch)), kThreads, stream, run);
+    launch("prepare", silvertriton_prepare, dim3(static_cast<unsigned>(run.requests.batch)), kRequestThreads, stream, run);
 }
 
 }  // namespace silvertriton::cuda

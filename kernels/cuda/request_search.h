@@ -50,32 +50,28 @@ class RequestSearch {
         while (ordered_ < wanted) ordered_ = at_least(kFirstOrdered, kMoreOrdered * ordered_);
         const uint32_t* bounds = run_.bounds + b_ * clusters_;
         int32_t numbers = 0, of_worst = 0;
-        for (int64_t c = thread_of_block(); c < clusters_; c += kThreads) numbers += bounds[c] != 0;
+        for (int64_t c = thread_of_block(); c < clusters_; c += thread_count()) numbers += bounds[c] != 0;
         numbers = sum(numbers);
         listed_ = at_most(ordered_, numbers);
-        uint32_t worst = 0;
+        uint32_t worst = 1;
         if (listed_ < numbers) {
-            const auto bound = [bounds](int64_t c) { return static_cast<uint64_t>(bounds[c]); };
+            const auto bound = [bounds](int64_t c) { return bounds[c]; };
             const auto all = [](int64_t) { return true; };
-            worst = static_cast<uint32_t>(
-                select_largest(clusters_, static_cast<int32_t>(listed_), 4, bound, all, shared_.select, &of_worst));
+            worst =
+                select_largest(clusters_, static_cast<int32_t>(listed_), bound, all, shared_.select, &of_worst);
+        } else {
+            of_worst = numbers;
         }
         // Of equal bounds the first clusters.
-        int64_t kept = 0, equal = 0;
-        for (int64_t base = 0; base < clusters_; base += kThreads) {
-            const int64_t c = base + thread_of_block();
-            const uint32_t bound = c < clusters_ ? bounds[c] : 0;
-            const bool is_worst = bound != 0 && bound == worst;
-            int32_t total;
-            const int32_t before =
-                block_prefix_sum(static_cast<int32_t>(bound > worst) | is_worst << 16, shared_.select.sums, &total);
-            const int64_t equal_before = equal + (before >> 16);
-            const int64_t to = kept + (before & 0xffff) + at_most(equal_before, of_worst) - at_most(equal, of_worst);
-            if (bound > worst || (is_worst && equal_before < of_worst))
-                order_[to] = static_cast<uint64_t>(bound) << 32 | (0xffffffffu - static_cast<uint32_t>(c));
-            kept += (total & 0xffff) + at_most(equal + (total >> 16), of_worst) - at_most(equal, of_worst);
-            equal += total >> 16;
-        }
+        const auto packed = [bounds](int64_t c) {
+            return static_cast<uint64_t>(bounds[c]) << 32 | (0xffffffffu - static_cast<uint32_t>(c));
+        };
+        const auto stands = [worst](uint64_t one) {
+            return key_of(one) < worst ? Place::kBelow : key_of(one) > worst ? Place::kAbove : Place::kEqual;
+        };
+        uint64_t* const order = order_;
+        const auto store = [order](int64_t to, uint64_t one) { order[to] = one; };
+        take_best(clusters_, of_worst, packed, stands, store, shared_.select);
         sort_hits(order_, listed_, shared_.sorted, [](uint64_t x, uint64_t y) { return x > y; });
     }
 
@@ -99,7 +95,7 @@ class RequestSearch {
 
     // All clusters with a passing row.
     __device__ void take_all() {
-        for (int64_t base = 0; base < clusters_; base += kThreads) {
+        for (int64_t base = 0; base < clusters_; base += thread_count()) {
             const int64_t c = base + thread_of_block();
             take_tile(c < clusters_, c, c < clusters_ ? cluster_passing(run_, b_, state_, c) : 0);
         }
@@ -112,7 +108,7 @@ class RequestSearch {
         order_clusters(end);
         while (considered_ < end) {
             // A tile of clusters in order: those before the first that falls short, and before there are enough.
-            const int64_t at = considered_ + thread_of_block(), last = at_most(considered_ + kThreads, end);
+            const int64_t at = considered_ + thread_of_block(), last = at_most(considered_ + thread_count(), end);
             const bool reaches = at < last && at < listed_ && bound_at(at) >= floor;
             const int32_t passing = reaches ? passing_at(at) : 0;
             int32_t total;
@@ -131,21 +127,27 @@ class RequestSearch {
 
     // The candidates' scores from their fp16 rows, best first, and what else is answered.
     __device__ void answer(int64_t count) {
-        const int64_t dims = index_.vectors.dims;
-        constexpr int64_t kTogether = kThreads / 2;
-        for (int64_t base = 0; base < count; base += kTogether) {
-            const int64_t i = base + thread_of_block() / 2;
-            const bool exists = i < count;
-            const int64_t row = exists ? row_of(hits_[i]) : 0;
-            const float product =
-                dot_row(index_.vectors.vectors + row * dims, run_.requests.query + b_ * dims, exists ? dims : 0);
-            if (exists && thread_of_block() % 2 == 0)
-                hits_[i] = packed_hit(product * index_.vectors.scales[row], static_cast<int32_t>(row));
+        constexpr int kRows = 4;
+        const int64_t dims = index_.vectors.dims, together = thread_count() / 2;
+        for (int64_t base = thread_of_block() / 2; base - thread_of_block() / 2 < count; base += kRows * together) {
+            const uint16_t* rows[kRows];
+            float products[kRows];
+            for (int n = 0; n < kRows; ++n) {
+                const int64_t i = base + n * together;
+                rows[n] = i < count ? index_.vectors.vectors + row_of(hits_[i]) * dims : nullptr;
+            }
+            dot_rows(rows, run_.requests.query + b_ * dims, dims, products);
+            for (int n = 0; n < kRows; ++n) {
+                const int64_t i = base + n * together;
+                if (i >= count || thread_of_block() % 2 != 0) continue;
+                const int32_t row = row_of(hits_[i]);
+                hits_[i] = packed_hit(products[n] * index_.vectors.scales[row], row);
+            }
         }
         const int64_t* ids = index_.filters.item_ids.ids;
         sort_hits(hits_, count, shared_.sorted, [ids](uint64_t x, uint64_t y) { return better(x, y, ids); });
         const SearchResults& results = run_.results;
-        for (int64_t i = thread_of_block(); i < results.width; i += kThreads) {
+        for (int64_t i = thread_of_block(); i < results.width; i += thread_count()) {
             const bool exists = i < count;
             const int32_t row = exists ? row_of(hits_[i]) : -1;
             results.rows[b_ * results.width + i] = row;

@@ -1,93 +1,174 @@
 // A phase of the wide search: the chunks of clusters that were wanted, each read once for all requests that want it. A
-// warp a block of rows, eight requests at a time.
+// warp takes chunks one after the other, waiting for no other warp.
 
 #include "scan.h"
 #include "search_kernels.h"
+#include "tile.h"
 
 namespace silvertriton::cuda {
 namespace {
 
-// Requests at a time, and how many have to need a block's codes for tensor cores to take less time.
-constexpr int kTogether = 8, kMatrixFrom = 3;
-// One word more than rows, so that lanes write to different banks.
-constexpr int kSumsStride = kBlockRows + 1;
+// Requests that share a reading of rows: one a lane.
+constexpr int kColumns = 32;
 
-// Sums of code products of 32 rows and eight queries, by tensor cores: sums[q * kSumsStride + row]. The query of a lane
-// is that of column lane / 4, null for none. Codes as they lie are the fragments: a word of four codes of one row.
-__device__ void multiply(const int32_t* codes, int64_t groups, const int32_t* query, int32_t* sums) {
-    ST_REACHED("matrix");
-    const int row = lane_of_thread() / 4, group = lane_of_thread() % 4;
-    int32_t products[2][4] = {{0, 0, 0, 0}, {0, 0, 0, 0}};
-    for (int64_t j = group; j < (groups + 7) / 8 * 8; j += 8) {
-        const int32_t factors[2] = {query != nullptr ? query[j] : 0, query != nullptr ? query[j + 4] : 0};
-        const int32_t* low = codes + j * kBlockRows + row;
-        const int32_t* high = low + 4 * kBlockRows;
-        const bool has_low = j < groups, has_high = j + 4 < groups;
-        for (int half = 0; half < 2; ++half) {
-            const int at = 16 * half;
-            const int32_t words[4] = {has_low ? low[at] : 0, has_low ? low[at + 8] : 0, has_high ? high[at] : 0,
-                                      has_high ? high[at + 8] : 0};
-            mma_16x8x32(products[half], words, factors);
+// What is the same for all rows of a chunk, by column.
+struct Columns {
+    const uint32_t* rows[kColumns];   // words of rows that may be returned, but for `excluded`
+    const int32_t* codes[kColumns];   // of the query
+    float floor[kColumns];            // what a score has to reach
+    int32_t request[kColumns];
+    int32_t place[kColumns];          // of the cluster
+    int32_t sparse[kColumns];         // rows at most of a block that are scored from vectors; 32: all fit, unscored
+    int32_t excluded[kColumns];       // rows that are still to be taken out of the words
+};
+constexpr int32_t kAllFit = kBlockRows;
+
+__device__ void describe(const SearchRun& run, int64_t cluster, int32_t b, int column, Columns& columns) {
+    const RequestState state = run.states[b];
+    const bool filtered = state.filtered != 0;
+    columns.rows[column] =
+        filtered ? run.filter.call.words + b * run.index.filters.blocks : run.index.filters.valid;
+    columns.codes[column] = run.query_codes + b * run.query_groups;
+    columns.floor[column] = score_of(run.wide.progress[b].floor);
+    columns.request[column] = b;
+    columns.place[column] = run.wide.places[b * run.index.filters.clusters + cluster];
+    const bool all_fit = rows_passing(run, b, state) <= state.candidates;
+    columns.sparse[column] = all_fit ? kAllFit : static_cast<int32_t>(sparse_rows(run, state));
+    columns.excluded[column] = filtered ? 0 : state.excluded;
+}
+
+__device__ bool is_excluded(const SearchRun& run, int64_t b, int32_t count, int32_t row) {
+    const int32_t* rows = run.excluded + b * run.filter.excluded_width;
+    const int64_t at = lower_bound(rows, 0, count, row);
+    return at < count && rows[at] == row;
+}
+
+// Appends those of rows 4g .. 4g + 3 whose scores reach the floor, of the requests of a tile: scores[p][r] of row
+// 4g + r for column `first` + 2t + p. `passing` [p] are the words of rows of these columns.
+__device__ void append_tile(const SearchRun& run, const Columns& columns, int first, int32_t block,
+                            const float (&scores)[2][4], const uint32_t (&passing)[2]) {
+    constexpr uint32_t kFirstOfGroups = 0x11111111u;
+    const int32_t row = block * kBlockRows + 4 * lane_group();
+    uint32_t hits[2] = {0, 0};  // a bit a row
+    for (int p = 0; p < 2; ++p) {
+        const int column = first + 2 * lane_of_group() + p;
+        const uint32_t own = passing[p] >> (4 * lane_group());
+        const float floor = columns.floor[column];
+        for (int r = 0; r < 4; ++r) {
+            bool hit = (own >> r & 1u) != 0 && scores[p][r] >= floor;  // never where one is no number
+            if (hit && columns.excluded[column] > 0)
+                hit = !is_excluded(run, columns.request[column], columns.excluded[column], row + r);
+            hits[p] |= static_cast<uint32_t>(hit) << r;
         }
     }
-    for (int half = 0; half < 2; ++half) {
-        int32_t* at = sums + 2 * group * kSumsStride + 16 * half + row;
-        at[0] = products[half][0];
-        at[kSumsStride] = products[half][1];
-        at[8] = products[half][2];
-        at[kSumsStride + 8] = products[half][3];
+    if (!__any_sync(kAllLanes, (hits[0] | hits[1]) != 0)) return;
+    // The lanes of one t share their columns: the first of them counts for all, both columns at once.
+    uint32_t at[2] = {0, 0};  // a byte a row
+    int32_t totals[2] = {0, 0};
+    for (int p = 0; p < 2; ++p)
+        for (int r = 0; r < 4; ++r) {
+            const uint32_t having =
+                __ballot_sync(kAllLanes, (hits[p] >> r & 1u) != 0) & kFirstOfGroups << lane_of_group();
+            at[p] |= static_cast<uint32_t>(totals[p] + __popc(having & ((1u << lane_of_thread()) - 1))) << (8 * r);
+            totals[p] += __popc(having);
+        }
+    int32_t bases[2] = {0, 0};
+    for (int p = 0; p < 2; ++p) {
+        const int column = first + 2 * lane_of_group() + p;
+        if (lane_group() == 0 && totals[p] > 0)
+            bases[p] = atomicAdd(&run.wide.progress[columns.request[column]].hits, totals[p]);
+    }
+    for (int p = 0; p < 2; ++p) {
+        const int column = first + 2 * lane_of_group() + p;
+        const int32_t base = __shfl_sync(kAllLanes, bases[p], lane_of_group());
+        for (int r = 0; r < 4; ++r) {
+            const int32_t to = base + static_cast<int32_t>(at[p] >> (8 * r) & 0xffu);
+            if ((hits[p] >> r & 1u) == 0 || to >= run.room) continue;
+            const int64_t b = columns.request[column];
+            run.hits[b * run.room + to] = packed_hit(scores[p][r], row + r);
+            run.wide.hit_places[b * run.room + to] = columns.place[column];
+        }
     }
 }
 
-// How the rows of a block are scored for a request.
-enum Way : int32_t { kNothing, kAllFit, kByVector, kByCode };
+// Rows of one request that are not scored from codes: lane r has row r.
+__device__ void append_rows(const SearchRun& run, const Columns& columns, int column, int32_t block, uint32_t rows) {
+    const int64_t b = columns.request[column];
+    const int32_t row = block * kBlockRows + lane_of_thread();
+    float score = 0.0f;
+    if (columns.sparse[column] < kAllFit) {
+        ST_REACHED("vectors");
+        score = score_vectors(run, b, block, rows);
+    }
+    bool hit = (rows >> lane_of_thread() & 1u) != 0 && score >= columns.floor[column];
+    if (hit && columns.excluded[column] > 0) hit = !is_excluded(run, b, columns.excluded[column], row);
+    append_hits(hit, packed_hit(score, row), columns.place[column], run.hits + b * run.room,
+                run.wide.hit_places + b * run.room, run.room, &run.wide.progress[b].hits);
+}
 
-// Scans blocks [first, last) of a cluster for up to eight requests: lane q < count has that of column q.
-__device__ void scan_chunk(const SearchRun& run, int64_t cluster, int64_t first, int64_t last, int32_t request,
-                           int count, int32_t* sums) {
-    const int64_t groups = groups_of(run.index.items.dims), clusters = run.index.filters.clusters;
-    const bool exists = lane_of_thread() < count;
-    const RequestState state = exists ? run.states[request] : RequestState{};
-    const bool all_fit = exists && rows_passing(run, request, state) <= state.candidates;
-    const int64_t sparse = exists ? sparse_rows(run, state) : 0;
-    const uint32_t floor = exists ? run.wide.progress[request].floor : 0;
-    const int32_t place = exists ? run.wide.places[request * clusters + cluster] : 0;
-    const int32_t of_column = __shfl_sync(kAllLanes, request, lane_of_thread() / 4);
-    const int32_t* query = lane_of_thread() / 4 < count ? run.query_codes + of_column * run.query_groups : nullptr;
-    for (int64_t block = first + warp_of_thread(); block < last; block += kWarps) {
-        const uint32_t rows = exists ? rows_present(run, request, state, block) : 0;
-        const Way way = rows == 0 ? kNothing : all_fit ? kAllFit : __popc(rows) <= sparse ? kByVector : kByCode;
-        const unsigned by_code = __ballot_sync(kAllLanes, way == kByCode);
-        const bool by_matrix = __popc(by_code) >= kMatrixFrom;
-        const auto* codes = reinterpret_cast<const int32_t*>(run.index.items.codes) + block * groups * kBlockRows;
-        float scale = 0.0f;
-        if (by_code != 0) scale = run.index.items.scales[block * kBlockRows + lane_of_thread()];
-        if (by_matrix) multiply(codes, groups, query, sums);
-        __syncwarp();
-        for (unsigned some = __ballot_sync(kAllLanes, rows != 0); some != 0; some &= some - 1) {
-            const int q = __ffs(static_cast<int>(some)) - 1;
-            const int64_t b = __shfl_sync(kAllLanes, request, q);
-            const uint32_t passing = __shfl_sync(kAllLanes, rows, q);
-            const auto how = static_cast<int32_t>(__shfl_sync(kAllLanes, static_cast<int32_t>(way), q));
-            float score = 0.0f;
-            if (how == kByVector) {
-                ST_REACHED("vectors");
-                score = score_vectors(run, b, block, passing);
-            } else if (how == kByCode && by_matrix) {
-                score = static_cast<float>(sums[q * kSumsStride + lane_of_thread()]) * scale;
-            } else if (how == kByCode) {
-                ST_REACHED("codes");
-                int32_t sum[1];
-                dot_block<1>(codes, groups, run.query_codes + b * run.query_groups, 0, sum);
-                score = static_cast<float>(sum[0]) * scale;
+// Scans blocks [first, last) of a cluster for the requests of `count` columns.
+__device__ void scan_blocks(const SearchRun& run, int32_t first, int32_t last, int count, const Columns& columns) {
+    const auto groups = static_cast<int32_t>(groups_of(run.index.items.dims));
+    const int lane = lane_of_thread();
+    const auto codes_of = [&](int32_t block) {
+        return reinterpret_cast<const int32_t*>(run.index.items.codes) +
+               static_cast<int64_t>(block) * (groups * kBlockRows);
+    };
+    const auto scale_of_lane = [&](int32_t block) { return run.index.items.scales[block * kBlockRows + lane]; };
+    const auto words_of = [&](int32_t block) { return lane < count && block < last ? columns.rows[lane][block] : 0; };
+    // Columns, a bit each, for which rows are scored from codes.
+    const auto coded_of = [&](uint32_t rows) {
+        return __ballot_sync(kAllLanes, rows != 0 && __popc(rows) > columns.sparse[lane]);
+    };
+    // What a block needs is asked for while the one before is worked on, its words of rows one earlier still.
+    const bool one_slab = groups <= kSlabGroups;
+    uint32_t rows = words_of(first), next_rows = words_of(first + 1);
+    float scale = 0.0f;
+    int4 held[kHeld];
+    if (coded_of(rows) != 0) {
+        scale = scale_of_lane(first);
+        load_codes(codes_of(first), groups, 0, held);
+    }
+    for (int32_t block = first; block < last; ++block) {
+        const uint32_t coded = coded_of(rows), others = __ballot_sync(kAllLanes, rows != 0) & ~coded;
+        const bool goes_on = coded_of(next_rows) != 0;
+        const float next_scale = goes_on ? scale_of_lane(block + 1) : 0.0f;
+        const int last_tile = coded == 0 ? -1 : (31 - __clz(static_cast<int>(coded))) / kTileQueries;
+        ST_ROLLED
+        for (int tile = 0; tile <= last_tile; ++tile) {
+            const int start = tile * kTileQueries;
+            if ((coded >> start & 0xffu) == 0) continue;
+            ST_REACHED("matrix");
+            const int32_t* query = start + lane_group() < count ? columns.codes[start + lane_group()] : nullptr;
+            int32_t sums[2][4] = {{0, 0, 0, 0}, {0, 0, 0, 0}};
+            for (int32_t from = 0; from < groups; from += kSlabGroups) {
+                if (!one_slab) load_codes(codes_of(block), groups, from, held);
+                int32_t factors[kHeld];
+                load_query(query, from, factors);
+                multiply(held, factors, groups - from, sums);
             }
-            const uint32_t least = __shfl_sync(kAllLanes, floor, q);
-            const bool hit = (passing >> lane_of_thread() & 1u) != 0 && score == score && sortable(score) >= least;
-            append_hits(hit, packed_hit(score, static_cast<int32_t>(block * kBlockRows + lane_of_thread())),
-                        __shfl_sync(kAllLanes, place, q), run.hits + b * run.room, run.wide.hit_places + b * run.room,
-                        run.room, &run.wide.progress[b].hits);
+            if (tile == last_tile && one_slab && goes_on) load_codes(codes_of(block + 1), groups, 0, held);
+            float scores[2][4];
+            uint32_t passing[2];
+            for (int r = 0; r < 4; ++r) {
+                const float of_row = __shfl_sync(kAllLanes, scale, 4 * lane_group() + r);
+                for (int p = 0; p < 2; ++p) scores[p][r] = static_cast<float>(sums[p][r]) * of_row;
+            }
+            for (int p = 0; p < 2; ++p) {
+                const int column = start + 2 * lane_of_group() + p;
+                const uint32_t word = __shfl_sync(kAllLanes, rows, column);
+                passing[p] = (coded >> column & 1u) != 0 ? word : 0;
+            }
+            append_tile(run, columns, start, block, scores, passing);
         }
-        __syncwarp();
+        for (uint32_t left = others; left != 0; left &= left - 1) {
+            const int column = __ffs(static_cast<int>(left)) - 1;
+            append_rows(run, columns, column, block, __shfl_sync(kAllLanes, rows, column));
+        }
+        if (coded == 0 && one_slab && goes_on) load_codes(codes_of(block + 1), groups, 0, held);
+        rows = next_rows;
+        next_rows = words_of(block + 2);
+        scale = next_scale;
     }
 }
 
@@ -95,40 +176,52 @@ __device__ void scan_chunk(const SearchRun& run, int64_t cluster, int64_t first,
 }  // namespace silvertriton::cuda
 
 extern "C" __global__ void __launch_bounds__(silvertriton::cuda::kThreads, 2)
-    silvertriton_scan(silvertriton::cuda::SearchRun run, int32_t phase) {
+    silvertriton_scan(const __grid_constant__ silvertriton::cuda::SearchRun run, int32_t phase) {
     using namespace silvertriton;
     using namespace silvertriton::cuda;
-    __shared__ int32_t sums[kWarps][kTogether * kSumsStride];
+    __shared__ Columns of_warps[kWarps];
+    Columns& columns = of_warps[warp_of_thread()];
     const WideRun& wide = run.wide;
-    const int64_t count = wide.chunk_counts[phase];
-    for (int64_t i = blockIdx.x; i < count; i += gridDim.x) {
-        const Chunk chunk = wide.chunks[phase * wide.chunk_room + i];
+    // All warps have as many blocks, whichever chunks those belong to. Neighbours are warps of different blocks of the
+    // grid, so that few chunks still occupy the whole device.
+    const int64_t slots = wide.chunk_counts[phase] * static_cast<int64_t>(kChunkBlocks);
+    const int64_t warps = static_cast<int64_t>(gridDim.x) * kWarps;
+    const int64_t warp = static_cast<int64_t>(warp_of_thread()) * gridDim.x + blockIdx.x;
+    const auto end = static_cast<int32_t>((warp + 1) * slots / warps);
+    for (auto slot = static_cast<int32_t>(warp * slots / warps); slot < end;) {
+        const Chunk chunk = wide.chunks[phase * wide.chunk_room + slot / kChunkBlocks];
         const BlockRange blocks = blocks_of(run.index.filters, chunk.cluster);
-        const int64_t first = blocks.first + chunk.number * kChunkBlocks;
-        const int64_t last = at_most(first + kChunkBlocks, blocks.last);
+        const int32_t skipped = slot % kChunkBlocks, left = kChunkBlocks - skipped;
+        const int32_t first = static_cast<int32_t>(blocks.first) + chunk.number * kChunkBlocks + skipped;
+        const int32_t count_of_blocks = left < end - slot ? left : end - slot;
+        slot += count_of_blocks;
+        const auto last = static_cast<int32_t>(at_most(first + count_of_blocks, blocks.last));
+        if (first >= last) continue;
         const uint32_t* wanted = wide.wanted + (phase * run.index.filters.clusters + chunk.cluster) * wide.wanted_words;
-        int32_t request = 0;
-        int together = 0;
-        for (int64_t word = 0; word < wide.wanted_words; ++word)
-            for (uint32_t bits = wanted[word]; bits != 0; bits &= bits - 1) {
-                const auto b = static_cast<int32_t>(32 * word + __ffs(static_cast<int>(bits)) - 1);
-                if (lane_of_thread() == together) request = b;
-                if (++together < kTogether) continue;
-                scan_chunk(run, chunk.cluster, first, last, request, together, sums[warp_of_thread()]);
-                together = 0;
+        int count = 0;
+        for (int64_t word = 0; word <= wide.wanted_words; ++word) {
+            const bool is_end = word == wide.wanted_words;
+            const uint32_t bits = is_end ? 0 : wanted[word];
+            if (is_end || count + __popc(bits) > kColumns) {
+                __syncwarp();
+                scan_blocks(run, first, last, count, columns);
+                __syncwarp();
+                count = 0;
             }
-        if (together > 0) scan_chunk(run, chunk.cluster, first, last, request, together, sums[warp_of_thread()]);
+            if ((bits >> lane_of_thread() & 1u) != 0) {
+                const int column = count + __popc(bits & ((1u << lane_of_thread()) - 1));
+                describe(run, chunk.cluster, static_cast<int32_t>(32 * word) + lane_of_thread(), column, columns);
+            }
+            count += __popc(bits);
+        }
     }
 }
 
 namespace silvertriton::cuda {
 
 void launch_scan(Stream stream, const SearchRun& run, int32_t phase) {
-    // As many blocks as may be at work at once; each takes chunks until none is left.
-    const int64_t blocks = 8 * multiprocessors();
-    launch("scan", silvertriton_scan,
-           dim3(static_cast<unsigned>(run.wide.chunk_room < blocks ? run.wide.chunk_room : blocks)), kThreads, stream,
-           run, phase);
+    // As many blocks as are at work at once.
+    launch("scan", silvertriton_scan, dim3(static_cast<unsigned>(2 * multiprocessors())), kThreads, stream, run, phase);
 }
 
 }  // namespace silvertriton::cuda

@@ -28,9 +28,8 @@ __device__ inline float score_vectors(const SearchRun& run, int64_t b, int64_t b
 __device__ inline float score_codes(const SearchRun& run, int64_t b, int64_t block) {
     const int64_t groups = groups_of(run.index.items.dims);
     const auto* codes = reinterpret_cast<const int32_t*>(run.index.items.codes) + block * groups * kBlockRows;
-    int32_t sums[1];
-    dot_block<1>(codes, groups, run.query_codes + b * run.query_groups, 0, sums);
-    return static_cast<float>(sums[0]) * run.index.items.scales[block * kBlockRows + lane_of_thread()];
+    const int32_t sum = dot_block(codes, groups, run.query_codes + b * run.query_groups);
+    return static_cast<float>(sum) * run.index.items.scales[block * kBlockRows + lane_of_thread()];
 }
 
 // Appends the hits of the lanes that have one, with the place of their cluster unless `places` is null; `count` may

@@ -5,8 +5,8 @@
 #include "search_kernels.h"
 #include "wide.h"
 
-extern "C" __global__ void __launch_bounds__(silvertriton::cuda::kThreads)
-    silvertriton_search(silvertriton::cuda::SearchRun run) {
+extern "C" __global__ void __launch_bounds__(silvertriton::cuda::kRequestThreads)
+    silvertriton_search(const __grid_constant__ silvertriton::cuda::SearchRun run) {
     using namespace silvertriton;
     using namespace silvertriton::cuda;
     __shared__ SearchShared shared;
@@ -16,7 +16,7 @@ extern "C" __global__ void __launch_bounds__(silvertriton::cuda::kThreads)
             if (!answered) SearchAlone(run, b, shared).run();
         } else {
             const int64_t width = run.results.width;
-            for (int64_t i = thread_of_block(); i < width; i += kThreads) {
+            for (int64_t i = thread_of_block(); i < width; i += thread_count()) {
                 run.results.rows[b * width + i] = -1;
                 run.results.ids[b * width + i] = -1;
                 run.results.scores[b * width + i] = score_of(kMinusInfinityKey);
@@ -118,7 +118,7 @@ void search(const Work& work, const SearchRequests& requests, const SearchIndex&
         launch_choose(stream, run, phase);
         launch_scan(stream, run, phase);
     }
-    launch("search", silvertriton_search, dim3(static_cast<unsigned>(requests.batch)), kThreads, stream, run);
+    launch("search", silvertriton_search, dim3(static_cast<unsigned>(requests.batch)), kRequestThreads, stream, run);
 }
 
 }  // namespace silvertriton::cuda

@@ -26,8 +26,8 @@ struct Progress {
     int32_t next, stop;       // places before which clusters were wanted, and are taken (-1: not known)
 };
 
-// Blocks of a cluster that are scanned together: 1,024 rows.
-constexpr int64_t kChunkBlocks = 32;
+// Blocks of a cluster that are wanted together.
+constexpr int32_t kChunkBlocks = 8;
 
 struct Chunk {
     int32_t cluster, number;
@@ -55,7 +55,7 @@ struct SearchRun {
     SearchResults results;
     FilterRun filter;       // its status is the results', its passing are the rows that pass where `filtered`
     RequestState* states;   // [B]
-    int32_t* query_codes;   // [B, G]: groups of four codes, zero past P4
+    int32_t* query_codes;   // [B, G]: groups of four codes in the order of dot.h, zero past P4
     int64_t query_groups;   // G
     float* units;           // [B, D] the query in units of its scale
     float* projected;       // [B, P]

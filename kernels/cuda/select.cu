@@ -16,7 +16,7 @@ struct SelectCall {
 }  // namespace silvertriton::cuda
 
 // A block a request.
-extern "C" __global__ void __launch_bounds__(silvertriton::cuda::kThreads)
+extern "C" __global__ void __launch_bounds__(silvertriton::cuda::kRequestThreads)
     silvertriton_select(silvertriton::cuda::SelectCall call) {
     using namespace silvertriton;
     using namespace silvertriton::cuda;
@@ -28,7 +28,7 @@ extern "C" __global__ void __launch_bounds__(silvertriton::cuda::kThreads)
         const int64_t* ids = scored.ids + b * scored.candidates;
         int64_t count = 0;
         const bool good = scored.status[b] == kStatusOk;
-        for (int64_t base = 0; good && base < scored.candidates; base += kThreads) {
+        for (int64_t base = 0; good && base < scored.candidates; base += thread_count()) {
             const int64_t m = base + thread_of_block();
             const bool exists = m < scored.candidates && ids[m] != -1;
             int32_t total;
@@ -53,7 +53,7 @@ int64_t select_bytes(const Scored& scored) {
 }
 
 void select(const Work& work, const Scored& scored, const SelectResults& results) {
-    launch("select", silvertriton_select, dim3(static_cast<unsigned>(scored.batch)), kThreads,
+    launch("select", silvertriton_select, dim3(static_cast<unsigned>(scored.batch)), kRequestThreads,
            static_cast<Stream>(work.stream),
            SelectCall{scored, results, static_cast<uint64_t*>(work.scratch), power_of_two(scored.candidates)});
 }

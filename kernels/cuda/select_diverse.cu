@@ -29,7 +29,7 @@ struct DiverseCall {
 namespace {
 
 struct DiverseShared {
-    int32_t sums[kWarps];
+    int32_t sums[kMostWarps];
     uint64_t sorted[kSharedSort];
     uint64_t best[kWarps];
 };
@@ -157,7 +157,7 @@ class Diverse {
             left_[place] = 0;
         }
         for (int64_t d = thread_of_block(); d < call_.units.dims && call_.relevance.novelty > 0.0f; d += kThreads)
-            unit_[d] = from_half(call_.units.vectors[at * call_.units.dims + d]) * call_.units.scales[at];
+            unit_[d] = float_of_half(call_.units.vectors[at * call_.units.dims + d]) * call_.units.scales[at];
         count_chosen_ += 1;
         __syncthreads();
         if (call_.groups.offsets == nullptr) return;

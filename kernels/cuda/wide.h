@@ -50,6 +50,7 @@ class Choice : public RequestSearch {
     // Phase 1 or 2: looks at the hits so far and wants more clusters.
     __device__ void go_on(int32_t phase) {
         if (!load()) return;
+        if (phase == 2 && next_ >= (progress_.fixed != 0 ? taken_ : listed_)) return;
         const int64_t hits = progress_.hits;
         if (hits > run_.room) {
             ST_REACHED("no room");
@@ -67,7 +68,7 @@ class Choice : public RequestSearch {
             want_places(next_, at_most(reaching(floor_), last), phase);
             return store(false, false, floor_);
         }
-        if (next_ >= listed_ || stop_ >= 0) return;
+        if (stop_ >= 0) return;
         for (int round = 0; round < 2 && stop_ < 0; ++round) end_round(hits);
         if (stop_ < 0) {
             floor_ = worst_before(hits, next_);
@@ -88,7 +89,7 @@ class Choice : public RequestSearch {
             hits = drop_from(hits, stop_);
             if (hits < before) ST_REACHED("dropped");
             taken_ = covered_ = 0;
-            for (int64_t base = 0; base < stop_; base += kThreads) {
+            for (int64_t base = 0; base < stop_; base += thread_count()) {
                 const int64_t place = base + thread_of_block();
                 const int32_t passing = place < stop_ ? passing_at(place) : 0;
                 taken_ += sum(passing > 0);
@@ -145,7 +146,7 @@ class Choice : public RequestSearch {
     // Passing rows of the clusters at the first places in order.
     __device__ int64_t passing_before(int64_t places) {
         int64_t passing = 0;
-        for (int64_t base = 0; base < at_most(places, listed_); base += kThreads) {
+        for (int64_t base = 0; base < at_most(places, listed_); base += thread_count()) {
             const int64_t place = base + thread_of_block();
             passing += sum(place < at_most(places, listed_) ? passing_at(place) : 0);
         }
@@ -155,11 +156,11 @@ class Choice : public RequestSearch {
     // Places whose bound reaches a floor: they come first.
     __device__ int64_t reaching(uint32_t floor) {
         int64_t count = 0;
-        for (int64_t base = 0; base < listed_; base += kThreads) {
+        for (int64_t base = 0; base < listed_; base += thread_count()) {
             const int64_t place = base + thread_of_block();
             const int32_t of_tile = sum(place < listed_ && bound_at(place) >= floor);
             count += of_tile;
-            if (of_tile < kThreads) break;
+            if (of_tile < thread_count()) break;
         }
         return count;
     }
@@ -169,11 +170,11 @@ class Choice : public RequestSearch {
         const int32_t* places = places_;
         const uint64_t* all = hits_;
         int32_t before = 0, rank;
-        for (int64_t i = thread_of_block(); i < hits; i += kThreads) before += places[i] < place;
+        for (int64_t i = thread_of_block(); i < hits; i += thread_count()) before += places[i] < place;
         if (sum(before) < state_.candidates) return kMinusInfinityKey;
-        const auto key = [all](int64_t i) { return static_cast<uint64_t>(key_of(all[i])); };
+        const auto key = [all](int64_t i) { return key_of(all[i]); };
         const auto counts = [places, place](int64_t i) { return places[i] < place; };
-        return static_cast<uint32_t>(select_largest(hits, state_.candidates, 4, key, counts, shared_.select, &rank));
+        return select_largest(hits, state_.candidates, key, counts, shared_.select, &rank);
     }
 
     // The round of places [next_, 2 next_): it ends the search where a bound falls short of the worst candidate before.
@@ -189,7 +190,7 @@ class Choice : public RequestSearch {
     // Takes out the hits of clusters from a place on; returns how many are left.
     __device__ int64_t drop_from(int64_t hits, int64_t place) {
         int64_t kept = 0;
-        for (int64_t base = 0; base < hits; base += kThreads) {
+        for (int64_t base = 0; base < hits; base += thread_count()) {
             const int64_t i = base + thread_of_block();
             const bool keeps = i < hits && places_[i] < place;
             const uint64_t hit = keeps ? hits_[i] : 0;
@@ -204,20 +205,20 @@ class Choice : public RequestSearch {
 
     // Wants the clusters at these places in order that hold passing rows.
     __device__ void want_places(int64_t first, int64_t last, int32_t phase) {
-        for (int64_t place = first + thread_of_block(); place < last; place += kThreads)
+        for (int64_t place = first + thread_of_block(); place < last; place += thread_count())
             if (passing_at(place) > 0) want(cluster_at(place), phase == 0 ? 0 : place, phase);
     }
 
     __device__ void want_taken(int64_t first, int64_t last, int32_t phase) {
-        for (int64_t i = first + thread_of_block(); i < last; i += kThreads) want(taken_clusters_[i], 0, phase);
+        for (int64_t i = first + thread_of_block(); i < last; i += thread_count()) want(taken_clusters_[i], 0, phase);
     }
 
-    // Of the clusters taken, as many as hold as many passing rows as candidates; then three times as many; then the
-    // others.
+    // Of the clusters taken, as many as hold twice as many passing rows as candidates; then three times as many, or all
+    // others where those are few; then the others.
     __device__ void want_next(int32_t phase) {
-        int64_t last = phase == 0 ? kFirstRound : phase == 1 ? 4 * next_ : taken_;
+        int64_t last = phase == 0 ? 1 : phase == 1 && taken_ > 8 * next_ ? 4 * next_ : taken_;
         if (phase == 0) {
-            while (last < taken_ && taken_rows(last) < state_.candidates) last *= 2;
+            while (last < taken_ && taken_rows(last) < 2 * state_.candidates) last *= 2;
         }
         last = at_most(last, taken_);
         want_taken(next_, last, phase);
@@ -226,7 +227,7 @@ class Choice : public RequestSearch {
 
     __device__ int64_t taken_rows(int64_t count) {
         int64_t rows = 0;
-        for (int64_t base = 0; base < count; base += kThreads) {
+        for (int64_t base = 0; base < count; base += thread_count()) {
             const int64_t i = base + thread_of_block();
             rows += sum(i < count ? cluster_passing(run_, b_, state_, taken_clusters_[i]) : 0);
         }
@@ -239,8 +240,8 @@ class Choice : public RequestSearch {
         ST_REACHED(phase == 0 ? "phase 0" : phase == 1 ? "phase 1" : "phase 2");
         wide.places[b_ * clusters_ + cluster] = static_cast<int32_t>(place);
         const int64_t at = phase * clusters_ + cluster;
-        atomicOr(&wide.wanted[at * wide.wanted_words + b_ / 32], 1u << (b_ % 32));
-        if (atomicAdd(&wide.claims[at], 1) != 0) return;
+        if (atomicOr(&wide.wanted[at * wide.wanted_words + b_ / 32], 1u << (b_ % 32)) != 0) return;
+        if (wide.wanted_words > 1 && atomicAdd(&wide.claims[at], 1) != 0) return;
         const BlockRange blocks = blocks_of(index_.filters, cluster);
         const auto chunks = static_cast<int32_t>((blocks.last - blocks.first + kChunkBlocks - 1) / kChunkBlocks);
         const int32_t first = atomicAdd(&wide.chunk_counts[phase], chunks);

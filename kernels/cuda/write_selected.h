@@ -12,7 +12,7 @@ template <typename PositionAt>
 __device__ inline void write_selected(const Scored& scored, int64_t b, int64_t count, const PositionAt& position_at,
                                       const SelectResults& results) {
     if (thread_of_block() == 0) results.count[b] = static_cast<int32_t>(count);
-    for (int64_t i = thread_of_block(); i < scored.k; i += kThreads)
+    for (int64_t i = thread_of_block(); i < scored.k; i += thread_count())
         write_result(scored, b, i, i < count ? position_at(i) : -1, results);
 }
 

@@ -77,10 +77,12 @@ class Checks {
         if (!tensor.is_contiguous()) fail(argument, "strides", "a contiguous tensor", "call .contiguous()");
     }
 
-    // Codes are read four at a time.
+    // Codes are read four at a time, on a GPU the words of four rows.
     void aligned(const char* argument, const torch::stable::Tensor& tensor) const {
-        if (reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % 4 != 0)
-            fail(argument, "an address that is no multiple of 4", "whole words", "pass a tensor of its own: .clone()");
+        const uintptr_t bytes = on_cuda() ? 16 : 4;
+        if (reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % bytes != 0)
+            fail(argument, "an address that is no multiple of " + std::to_string(bytes), "whole words",
+                 "pass a tensor of its own: .clone()");
     }
 
     // Row offsets [n + 1] that must ascend from 0 to `end`.

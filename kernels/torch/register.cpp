@@ -243,7 +243,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> search(
 #if defined(ST_CUDA)
     if constexpr (device == Device::kCuda) {
         checks.aligned("codes", codes);
+        checks.aligned("scales", scales);
         checks.aligned("centroid_codes", centroid_codes);
+        checks.aligned("centroid_scales", centroid_scales);
+        checks.aligned("centroid_spreads", centroid_spreads);
         const CudaCall on_device(checks, cuda::search_bytes(requests, index, bounds));
         cuda::search(on_device.work(), requests, index, bounds, results);
         return {rows, found, scores, stats, first_status};

@@ -13,11 +13,15 @@
 #include <cstring>
 #include <functional>
 
+#include "silvertriton/half.h"
+
 #define __global__
 #define __device__
 #define __host__
 #define __forceinline__ inline
+#define __grid_constant__
 #define __launch_bounds__(...)
+#define ST_ROLLED
 #define __shared__ static __attribute__((section("st_shared")))
 #define ST_REACHED(what) emulation::reached(what)
 
@@ -78,6 +82,24 @@ inline unsigned vote(unsigned mask, bool predicate, int line) {
     return result;
 }
 
+template <typename T, typename Combine>
+T reduce(unsigned mask, T value, int line, const Combine& combine) {
+    const uint64_t words[kWarpWords] = {static_cast<uint32_t>(value)};
+    const Exchange& all = exchange(mask, words, line);
+    for (int l = 0; l < 32; ++l)
+        if ((mask >> l & 1) != 0 && l != lane()) value = combine(value, static_cast<T>(all.words[l][0]));
+    return value;
+}
+inline int32_t sum(int32_t a, int32_t b) {
+    return static_cast<int32_t>(static_cast<uint32_t>(a) + static_cast<uint32_t>(b));
+}
+inline uint32_t smaller(uint32_t a, uint32_t b) {
+    return a < b ? a : b;
+}
+inline uint32_t larger(uint32_t a, uint32_t b) {
+    return a > b ? a : b;
+}
+
 }  // namespace emulation
 
 #define threadIdx emulation::thread_index()
@@ -92,6 +114,9 @@ inline unsigned vote(unsigned mask, bool predicate, int line) {
     emulation::shuffle(mask, value, emulation::lane() < (lanes) ? emulation::lane() : emulation::lane() - (lanes), \
                        __LINE__)
 #define __ballot_sync(mask, predicate) emulation::vote(mask, predicate, __LINE__)
+#define __reduce_add_sync(mask, value) emulation::reduce<int32_t>(mask, value, __LINE__, emulation::sum)
+#define __reduce_min_sync(mask, value) emulation::reduce<uint32_t>(mask, value, __LINE__, emulation::smaller)
+#define __reduce_max_sync(mask, value) emulation::reduce<uint32_t>(mask, value, __LINE__, emulation::larger)
 #define __any_sync(mask, predicate) (emulation::vote(mask, predicate, __LINE__) != 0)
 
 // One thread runs at a time, so that plain arithmetic is atomic.
@@ -117,6 +142,9 @@ inline int __popc(unsigned word) {
 }
 inline int __ffs(int word) {
     return __builtin_ffs(word);
+}
+inline int __clzll(long long word) {
+    return word == 0 ? 64 : __builtin_clzll(static_cast<unsigned long long>(word));
 }
 inline int __clz(int word) {
     return word == 0 ? 32 : __builtin_clz(static_cast<unsigned>(word));
@@ -165,6 +193,10 @@ inline void mma_16x8x32(int32_t (&c)[4], const int32_t (&a)[4], const int32_t (&
     const int group = emulation::lane() / 4, column = emulation::lane() % 4 * 2;
     for (int i = 0; i < 4; ++i)
         for (int k = 0; k < 32; ++k) c[i] += a_at(group + i / 2 * 8, k) * b_at(k, column + i % 2);
+}
+
+inline float float_of_half(uint16_t half) {
+    return from_half(half);
 }
 
 }  // namespace silvertriton::cuda
