@@ -54,12 +54,11 @@ __device__ void append_tile(const SearchRun& run, const Columns& columns, int fi
         const int column = first + 2 * lane_of_group() + p;
         const uint32_t own = passing[p] >> (4 * lane_group());
         const float floor = columns.floor[column];
-        for (int r = 0; r < 4; ++r) {
-            bool hit = (own >> r & 1u) != 0 && scores[p][r] >= floor;  // never where one is no number
-            if (hit && columns.excluded[column] > 0)
-                hit = !is_excluded(run, columns.request[column], columns.excluded[column], row + r);
-            hits[p] |= static_cast<uint32_t>(hit) << r;
-        }
+        for (int r = 0; r < 4; ++r)  // no score that is no number reaches a floor
+            hits[p] |= static_cast<uint32_t>((own >> r & 1u) != 0 && scores[p][r] >= floor) << r;
+        if (hits[p] == 0 || columns.excluded[column] == 0) continue;
+        for (int r = 0; r < 4; ++r)
+            if (is_excluded(run, columns.request[column], columns.excluded[column], row + r)) hits[p] &= ~(1u << r);
     }
     if (!__any_sync(kAllLanes, (hits[0] | hits[1]) != 0)) return;
     // The lanes of one t share their columns: the first of them counts for all, both columns at once.
@@ -132,12 +131,16 @@ __device__ void scan_blocks(const SearchRun& run, int32_t first, int32_t last, i
     for (int32_t block = first; block < last; ++block) {
         const uint32_t coded = coded_of(rows), others = __ballot_sync(kAllLanes, rows != 0) & ~coded;
         const bool goes_on = coded_of(next_rows) != 0;
-        const float next_scale = goes_on ? scale_of_lane(block + 1) : 0.0f;
-        const int last_tile = coded == 0 ? -1 : (31 - __clz(static_cast<int>(coded))) / kTileQueries;
+        const auto ask_for_next = [&] {
+            if (!goes_on) return;
+            scale = scale_of_lane(block + 1);
+            if (one_slab) load_codes(codes_of(block + 1), groups, 0, held);
+        };
+        
         ST_ROLLED
-        for (int tile = 0; tile <= last_tile; ++tile) {
-            const int start = tile * kTileQueries;
-            if ((coded >> start & 0xffu) == 0) continue;
+        for (uint32_t left = coded; left != 0;) {
+            const int start = (__ffs(static_cast<int>(left)) - 1) / kTileQueries * kTileQueries;
+            left &= ~(0xffu << start);
             ST_REACHED("matrix");
             const int32_t* query = start + lane_group() < count ? columns.codes[start + lane_group()] : nullptr;
             int32_t sums[2][4] = {{0, 0, 0, 0}, {0, 0, 0, 0}};
@@ -147,13 +150,13 @@ __device__ void scan_blocks(const SearchRun& run, int32_t first, int32_t last, i
                 load_query(query, from, factors);
                 multiply(held, factors, groups - from, sums);
             }
-            if (tile == last_tile && one_slab && goes_on) load_codes(codes_of(block + 1), groups, 0, held);
             float scores[2][4];
             uint32_t passing[2];
             for (int r = 0; r < 4; ++r) {
                 const float of_row = __shfl_sync(kAllLanes, scale, 4 * lane_group() + r);
                 for (int p = 0; p < 2; ++p) scores[p][r] = static_cast<float>(sums[p][r]) * of_row;
             }
+            if (left == 0) ask_for_next();
             for (int p = 0; p < 2; ++p) {
                 const int column = start + 2 * lane_of_group() + p;
                 const uint32_t word = __shfl_sync(kAllLanes, rows, column);
@@ -165,10 +168,9 @@ __device__ void scan_blocks(const SearchRun& run, int32_t first, int32_t last, i
             const int column = __ffs(static_cast<int>(left)) - 1;
             append_rows(run, columns, column, block, __shfl_sync(kAllLanes, rows, column));
         }
-        if (coded == 0 && one_slab && goes_on) load_codes(codes_of(block + 1), groups, 0, held);
+        if (coded == 0) ask_for_next();
         rows = next_rows;
         next_rows = words_of(block + 2);
-        scale = next_scale;
     }
 }
 

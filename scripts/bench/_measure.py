@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
-from _bench import PYTHON, ROOT
-from _systems import System
+from _bench import ROOT
 
 from client._messages import infer_request
+
+if TYPE_CHECKING:
+    from _systems import System
 
 BUDGET_MS = 100.0  # p99
 CLIENTS = 32  # that wait for their answers, to find how much a system can do
@@ -28,7 +31,11 @@ def write_requests(folder: Path, candidates: int) -> Path:
     described = json.loads((folder / "workload.json").read_text())
     rows = len(requests["exclude"])
     encoded = [encode(requests, described, row, 0, candidates) for row in range(rows // 2, rows)]
-    path = folder / f"load-{candidates}.npz"
+    return write_messages(folder / f"load-{candidates}.npz", encoded)
+
+
+def write_messages(path: Path, encoded: list[bytes]) -> Path:
+    """What the load generator sends."""
     offsets = np.concatenate([[0], np.cumsum([len(each) for each in encoded])])
     np.savez(path, bytes=np.frombuffer(b"".join(encoded), np.uint8), offsets=offsets)
     return path
@@ -47,7 +54,7 @@ class Load:
     """The load generator, in a process of its own."""
 
     def __init__(self, address: str, requests: Path) -> None:
-        command = [str(PYTHON), str(Path(__file__).with_name("_load.py")), address, str(requests)]
+        command = [sys.executable, str(Path(__file__).with_name("_load.py")), address, str(requests)]
         self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def __enter__(self) -> Load:
