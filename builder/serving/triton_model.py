@@ -10,6 +10,7 @@ import json
 import mmap
 import os
 import struct
+import sys
 import zipfile
 
 import numpy as np
@@ -67,6 +68,8 @@ class TritonPythonModel:
         try:
             return self._answers(requests)
         except Exception as error:
+            if self.device.type == "cuda":
+                _end_if_lost(self.device)
             if len(requests) > 1:  # one alone fails, not those that happen to be batched with it
                 return [response for request in requests for response in self.execute([request])]
             return [pb_utils.InferenceResponse(error=pb_utils.TritonError(_reason(error)))]
@@ -148,6 +151,15 @@ def _require_gpu(device):
             f"{device} is asked for, but the operators of this version were compiled for CPUs alone: export it where "
             f"there is nvcc, {without}"
         )
+
+
+def _end_if_lost(device):
+    """End this process where CUDA answers nothing more in it, as after an illegal access: another may be started."""
+    try:
+        torch.cuda.synchronize(device)
+    except Exception as error:
+        print(f"error: {device} is lost to this process: {_reason(error)}", file=sys.stderr, flush=True)
+        os._exit(1)
 
 
 def _reason(error):

@@ -227,6 +227,7 @@ Compile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.
 )
 def test_of_an_error_the_line_that_tells_it_is_answered(served: ModuleType, message: str, line: str) -> None:
     model = served.TritonPythonModel()
+    model.device = torch.device("cpu")
 
     def fails(requests: object) -> None:
         raise RuntimeError(message)
@@ -235,6 +236,32 @@ def test_of_an_error_the_line_that_tells_it_is_answered(served: ModuleType, mess
     (answer,) = model.execute([None])
     assert answer.startswith(f"error: {line}")
     assert "\n" not in answer
+
+
+def test_a_process_ends_when_its_gpu_is_lost_and_not_before(
+    served: ModuleType, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = served.TritonPythonModel()
+    model.device = torch.device("cuda:1")
+
+    def fails(*_: object) -> None:
+        raise RuntimeError(CUDA_ERROR)
+
+    def ends(code: int) -> None:
+        raise SystemExit(code)
+
+    model._answers = fails
+    monkeypatch.setattr(os, "_exit", ends)
+    asked: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", asked.append)
+    assert len(model.execute([None, None])) == 2
+    assert set(asked) == {model.device}
+    assert capfd.readouterr().err == ""
+    monkeypatch.setattr(torch.cuda, "synchronize", fails)
+    with pytest.raises(SystemExit, match="1"):
+        model.execute([None, None])
+    told = "error: cuda:1 is lost to this process: RuntimeError: CUDA error: an illegal memory access was encountered\n"
+    assert capfd.readouterr().err == told
 
 
 @pytest.mark.parametrize(("value", "seen"), [(None, "1"), ("0", "0")])
