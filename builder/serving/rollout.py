@@ -181,7 +181,7 @@ def _checked_pair(repository: Path, model: str, number: int | None, say: Say) ->
     verify(pair[0])
     on_gpus = CONFIGS["python-gpu"]
     if (repository / model / on_gpus).exists() and not (pair[0] / on_gpus.name).exists():
-        say(f"warning: version {pair[0].name} was exported without nvcc; a server with GPUs serves it on the CPU")
+        say(f"warning: version {pair[0].name} has no configuration for GPUs; a server on GPUs serves it on the CPU")
     rank = model + RANKING_SUFFIX
     if pair[0].name in [path.name for path in versions(repository, rank)]:
         pair.append(find_version(repository, rank, int(pair[0].name)))

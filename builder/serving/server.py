@@ -260,7 +260,7 @@ def _require_configurations(homes: Sequence[Path]) -> None:
         if not (home / CONFIGS[_ON_GPUS]).exists():
             raise BuilderError(
                 f"the version that is served has no configuration for GPUs (no {CONFIGS[_ON_GPUS]}): it was exported "
-                "by an earlier release or without nvcc, and has operators for CPUs alone",
+                "by an earlier release or without nvcc",
                 where=str(home),
                 remedy="Export it again where there is nvcc (docs/gpu.md) and promote it, or serve without --gpu.",
             )

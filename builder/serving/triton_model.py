@@ -140,16 +140,15 @@ def share(network, path):
 
 def _require_gpu(device):
     """Raise where the neutral request would fail for a reason that its error does not tell."""
-    without = "or serve without --gpu (with the NGC container: --profile cpu)"
     if not torch.cuda.is_available():
         raise pb_utils.TritonModelException(
             f"{device} is asked for, but torch {torch.__version__} finds no CUDA device: install a torch for CUDA and "
-            f"a driver that knows it, {without}"
+            "a driver that knows it, or serve without --gpu"
         )
     if not torch.ops.silvertriton.cuda_targets():
         raise pb_utils.TritonModelException(
             f"{device} is asked for, but the operators of this version were compiled for CPUs alone: export it where "
-            f"there is nvcc, {without}"
+            "there is nvcc, or serve without --gpu"
         )
 
 

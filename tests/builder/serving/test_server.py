@@ -177,7 +177,7 @@ def test_a_server_on_gpus_takes_the_configurations_for_them_of_every_version(tmp
                 (home / "python-gpu.pbtxt").unlink()
             roll_back(repository, "retrieval", control, said.append)
         assert [line for line in said if "warning" in line] == [
-            "warning: version 1 was exported without nvcc; a server with GPUs serves it on the CPU"
+            "warning: version 1 has no configuration for GPUs; a server on GPUs serves it on the CPU"
         ]
         assert threads_of(server) == ["1", "1"]
         assert first_id(server.url) == exact(VECTORS, VECTORS[3], 1)[0]
