@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import yaml
 
+from builder.export.config import CONFIGURATIONS
 from builder.serving.distribution import find_distribution
 from builder.serving.options import METRICS_OPTIONS, restricting_options, tracing_options
 from builder.serving.server import _choose_ports
 from tests.builder.artifacts import export_vectors
 
 ROOT = Path(__file__).parent.parent
-SERVERS = ("triton-cpu", "triton-gpu")
+SERVERS = {"triton-cpu": "pytorch", "triton-gpu": "pytorch-gpu"}  # and the configurations that they ask for
 SERVICE_KEYS = {
     "image", "command", "environment", "volumes", "tmpfs", "shm_size", "ulimits", "ports", "healthcheck",
     "stop_grace_period", "restart", "read_only", "security_opt", "cap_drop", "profiles", "deploy",
@@ -78,6 +79,7 @@ def test_the_file_is_of_the_specifications_form(compose: dict[str, Any]) -> None
     for name in SERVERS:
         image = interpolate(compose["services"][name]["image"])
         assert re.fullmatch(r"nvcr\.io/nvidia/tritonserver:\d\d\.\d\d-py3", image)
+    assert compose["services"]["triton-gpu"]["command"] == compose["services"]["triton-cpu"]["command"]
     device = compose["services"]["triton-gpu"]["deploy"]["resources"]["reservations"]["devices"]
     assert device == [{"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}]
     assert "deploy" not in compose["services"]["triton-cpu"]
@@ -111,10 +113,12 @@ def test_what_is_preloaded_is_what_an_export_writes(compose: dict[str, Any], ver
 
 
 def test_options_are_those_of_builder_serve(compose: dict[str, Any], tmp_path: Path) -> None:
-    for service in map(compose["services"].get, SERVERS):
+    for name, configuration in SERVERS.items():
+        assert configuration in CONFIGURATIONS
+        service = compose["services"][name]
         options, _ = started(service, tmp_path, SILVERTRITON_ADMIN_KEY=KEY)
         plain = [
-            "--model-repository=/models", "--model-config-name=pytorch", "--disable-auto-complete-config",
+            "--model-repository=/models", f"--model-config-name={configuration}", "--disable-auto-complete-config",
             "--model-control-mode=explicit", "--load-model=*", *restricting_options(KEY), *METRICS_OPTIONS,
         ]  # fmt: skip
         assert options == plain

@@ -35,6 +35,7 @@ def _port_option(name: str, default: str, protocol: str) -> Callable[[Callable[.
 @_port_option("http", "8000", "HTTP")
 @_port_option("metrics", "8002", "Prometheus metrics")
 @admin_key_option
+@click.option("--gpu", is_flag=True, help="Compute on the GPUs of this machine; needs versions exported with nvcc.")
 @click.option("--restart/--no-restart", default=True, show_default=True, help="Start a server that crashed again.")
 @click.option(
     "--trace",
@@ -58,6 +59,7 @@ def command(
     http_port: int | None,
     metrics_port: int | None,
     admin_key_file: Path | None,
+    gpu: bool,
     restart: bool,
     trace: str | None,
     trace_rate: int,
@@ -102,6 +104,7 @@ def command(
         metrics_port=metrics_port,
         admin_key=admin_key,
         state=repository / STATE_FILE if writable else None,
+        gpu=gpu,
         options=[*(tracing_options(trace, trace_rate) if trace is not None else ()), *options],
         cancelled=stopping.is_set,
     )

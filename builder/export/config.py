@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,31 @@ from client.schema import Schema
 
 MAX_BATCH = 64  # requests that the server may put into one call of the network
 WARMUP_LENGTH = 8  # of inputs of any length
-SERVED_FILES = {"python": MODEL_FILE, "pytorch": MODEL_FILE, "onnxruntime": PLAIN_FILE, "tensorrt": PLAN_FILE}
-"""Of each backend, the file of a version that it serves."""
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One way to serve a version. `file`: what of it the backend loads. `kind`: Triton's name of what computes it."""
+
+    backend: str
+    file: str
+    kind: str
+
+    @property
+    def needs_cuda(self) -> bool:
+        """Whether it runs our operators on a GPU, for which their library must have been compiled."""
+        return self.file == MODEL_FILE and self.kind == "KIND_GPU"
+
+
+CONFIGURATIONS = {
+    "python": Configuration("python", MODEL_FILE, "KIND_CPU"),
+    "pytorch": Configuration("pytorch", MODEL_FILE, "KIND_CPU"),
+    "python-gpu": Configuration("python", MODEL_FILE, "KIND_GPU"),
+    "pytorch-gpu": Configuration("pytorch", MODEL_FILE, "KIND_GPU"),
+    "onnxruntime": Configuration("onnxruntime", PLAIN_FILE, "KIND_AUTO"),
+    "tensorrt": Configuration("tensorrt", PLAN_FILE, "KIND_GPU"),
+}
+"""By what a server calls them (`--model-config-name`). A version has those whose file it has, and whose operators."""
 
 _INPUTS = {
     "query": ("TYPE_FP32", None),
@@ -37,23 +61,24 @@ def model_config(
     contract: Contract,
     *,
     model: str,
-    backend: str,
+    configuration: str,
     threads: int,
     instances: int,
     snapshot: str,
     ranks: str | None = None,
 ) -> str:
-    """Return config.pbtxt for `backend`, one of `SERVED_FILES`. `contract`: what clients are told beside the schema.
+    """Return the text of a configuration, one of `CONFIGURATIONS`. `contract`: what clients are told beside the schema.
 
-    `instances`: how many requests, or batches of them, are computed at once; `threads`: torch threads of each. Both at
-    least 1. `snapshot`: what is the same for all models of a snapshot. `ranks`: the retrieval model, in the
+    `instances`: how many requests, or batches of them, are computed at once, on CPUs; `threads`: torch threads of each.
+    Both at least 1. `snapshot`: what is the same for all models of a snapshot. `ranks`: the retrieval model, in the
     configuration of its ranking model.
     """
-    served = SERVED_FILES[backend]
-    batch = MAX_BATCH if served == MODEL_FILE else PLAIN_BATCH
+    found = CONFIGURATIONS[configuration]
+    backend = found.backend
+    batch = MAX_BATCH if found.file == MODEL_FILE else PLAIN_BATCH
     config = model_config_pb2.ModelConfig(name=model, backend=backend, max_batch_size=batch)
     if backend == "onnxruntime":
-        config.default_model_filename = served
+        config.default_model_filename = found.file
     for name in input_names(schema) if ranks is None else ranking_names(schema):
         data_type, dims = _input_type(schema, name)
         config.input.add(name=name, data_type=model_config_pb2.DataType.Value(data_type), dims=[dims])
@@ -73,8 +98,9 @@ def model_config(
     # Batches form from requests that are waiting anyway; a delay would be paid in full by a lone client. No limit of
     # the queue and no priorities: with them the batcher overlooks a free instance for up to 0.5 s (docs/serving.md).
     config.dynamic_batching.SetInParent()
-    kind = {"onnxruntime": "KIND_AUTO", "tensorrt": "KIND_GPU"}.get(backend, "KIND_CPU")
-    config.instance_group.add(count=instances, kind=model_config_pb2.ModelInstanceGroup.Kind.Value(kind))
+    # On each GPU one: it computes a batch with all its processors, and a second one would hold a second index.
+    count = 1 if found.needs_cuda else instances
+    config.instance_group.add(count=count, kind=model_config_pb2.ModelInstanceGroup.Kind.Value(found.kind))
     for parameter, value in contract.parameters().items():
         config.parameters[parameter].string_value = value
     config.parameters["schema"].string_value = schema.to_json()
@@ -90,12 +116,14 @@ def model_config(
         config.parameters["INFERENCE_MODE"].string_value = "true"
         config.parameters["DISABLE_OPTIMIZED_EXECUTION"].string_value = "true"  # see serving/triton_model.py
         config.parameters["ENABLE_WEIGHT_SHARING"].string_value = "true"
-        # What serving/triton_model.py does by itself: a request that asks for nothing special, before the first user's.
-        warmup = config.model_warmup.add(name="neutral", batch_size=1)
-        for tensor in config.input:
-            given = warmup.inputs[tensor.name]
-            given.data_type, given.zero_data = tensor.data_type, True
-            given.dims.extend(WARMUP_LENGTH if size < 0 else size for size in tensor.dims)
+        # What serving/triton_model.py does by itself: requests that ask for nothing special, before the first user's.
+        warmups = {"neutral": 1, "largest": batch} if found.needs_cuda else {"neutral": 1}
+        for name, rows in warmups.items():
+            warmup = config.model_warmup.add(name=name, batch_size=rows)
+            for tensor in config.input:
+                given = warmup.inputs[tensor.name]
+                given.data_type, given.zero_data = tensor.data_type, True
+                given.dims.extend(WARMUP_LENGTH if size < 0 else size for size in tensor.dims)
     text: str = text_format.MessageToString(config, as_utf8=True)
     return text
 

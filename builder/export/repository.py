@@ -2,7 +2,8 @@
 
 REPOSITORY/MODEL/VERSION/{model.pt, model.py, libsilvertriton_ops.so, manifest.json}
 REPOSITORY/MODEL/VERSION/{config.pbtxt, pytorch.pbtxt}      its configurations; where it holds plain.onnx or model.plan,
-                                           onnxruntime.pbtxt and tensorrt.pbtxt too
+                                           onnxruntime.pbtxt and tensorrt.pbtxt too; where its operators run on GPUs,
+                                           python-gpu.pbtxt and pytorch-gpu.pbtxt
 REPOSITORY/MODEL/config.pbtxt              of the version that is served: Python backend (the embedded server)
 REPOSITORY/MODEL/configs/pytorch.pbtxt     the same: PyTorch backend, chosen with --model-config-name=pytorch; and so on
 REPOSITORY/MODEL_rank/...                  the ranking model of the same snapshot, under the same version number
@@ -22,8 +23,9 @@ from pathlib import Path
 
 import torch
 
+from builder import ops
 from builder.errors import BuilderError
-from builder.export.config import SERVED_FILES, model_config, read_config
+from builder.export.config import CONFIGURATIONS, model_config, read_config
 from builder.export.manifest import (
     CODE_FILE,
     LIBRARY_FILE,
@@ -98,6 +100,8 @@ def write_version(
     directory cannot be written; nothing is left behind then.
     """
     check_target(repository, model, ranked=ranking is not None)
+    ops.load()
+    on_gpus = bool(ops.cuda_targets())
     networks = {model: scripted} if ranking is None else {model: scripted, model + RANKING_SUFFIX: ranking}
     homes = [repository / name for name in networks]
     try:
@@ -123,12 +127,13 @@ def write_version(
                     manifest = _of_ranking(manifest, ranks, files, network)
                 (partial / MANIFEST).write_text(manifest.to_json())
                 partial.chmod(0o755)  # mkdtemp's 0700 would lock out a server that runs as another user
-                for backend, config in CONFIGS.items():
-                    if SERVED_FILES[backend] not in files:
+                for title, config in CONFIGS.items():
+                    found = CONFIGURATIONS[title]
+                    if found.file not in files or (found.needs_cuda and not on_gpus):
                         continue
                     text = model_config(
-                        schema, manifest.contract, model=name, backend=backend, threads=threads, instances=instances,
-                        snapshot=manifest.snapshot, ranks=None if ranks is None else model,
+                        schema, manifest.contract, model=name, configuration=title, threads=threads,
+                        instances=instances, snapshot=manifest.snapshot, ranks=None if ranks is None else model,
                     )  # fmt: skip
                     (partial / config.name).write_text(text)
                 _sync(partial)

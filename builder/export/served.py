@@ -22,15 +22,13 @@ from pathlib import Path
 from google.protobuf import text_format
 
 from builder.errors import BuilderError
-from builder.export.config import read_config
+from builder.export.config import CONFIGURATIONS, read_config
 from client.schema import CANARY_SUFFIX, SHARE_PARAMETER
 
 CONFIGS = {
-    "python": Path("config.pbtxt"),
-    "pytorch": Path("configs", "pytorch.pbtxt"),
-    "onnxruntime": Path("configs", "onnxruntime.pbtxt"),
-    "tensorrt": Path("configs", "tensorrt.pbtxt"),
+    name: Path("config.pbtxt") if name == "python" else Path("configs", f"{name}.pbtxt") for name in CONFIGURATIONS
 }
+"""Where each stands below a model; in a version's folder the file alone. A server falls back on config.pbtxt."""
 _LOCK = ".rollout.lock"
 _PARTIAL = ".rollout-"  # begins the names of folders that are being written or removed
 _PREVIOUS = "previous"  # parameter: the version that was served before
@@ -78,7 +76,7 @@ def configure(home: Path, version: Path, *, previous: int | None = None, share: 
             remedy="Export it again, as a new version.",
         )
     for path in CONFIGS.values():
-        if not (version / path.name).exists():  # it holds nothing for that backend
+        if not (version / path.name).exists():  # it has none of that name
             (home / path).unlink(missing_ok=True)
             continue
         config = read_config(version / path.name)

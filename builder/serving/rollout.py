@@ -18,6 +18,7 @@ from builder.errors import BuilderError
 from builder.export.manifest import verify
 from builder.export.repository import adopt, find_version, versions
 from builder.export.served import (
+    CONFIGS,
     Configured,
     canary_of,
     configure,
@@ -178,6 +179,9 @@ def _checked_pair(repository: Path, model: str, number: int | None, say: Say) ->
         adopt(repository / name)
     say("Checking files")
     verify(pair[0])
+    on_gpus = CONFIGS["python-gpu"]
+    if (repository / model / on_gpus).exists() and not (pair[0] / on_gpus.name).exists():
+        say(f"warning: version {pair[0].name} has no configuration for GPUs; a server on GPUs serves it on the CPU")
     rank = model + RANKING_SUFFIX
     if pair[0].name in [path.name for path in versions(repository, rank)]:
         pair.append(find_version(repository, rank, int(pair[0].name)))

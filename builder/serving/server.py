@@ -19,6 +19,7 @@ from typing import BinaryIO
 from urllib.request import ProxyHandler, build_opener
 
 from builder.errors import BuilderError
+from builder.export.served import CONFIGS
 from builder.serving.distribution import Distribution, find_distribution
 from builder.serving.options import METRICS_OPTIONS, restricting_options
 from builder.serving.state import ServerState, admin_headers, checked_key, new_key, remove_state
@@ -27,6 +28,7 @@ _PREFIX = "silvertriton-server-"  # of temporary directories and shared memory
 READY_TIMEOUT = 300.0  # seconds; a model of a few GB takes tens of seconds to load
 STOP_TIMEOUT = 30.0  # seconds until a server that ignores SIGTERM is killed
 _SHARED_MEMORY = Path("/dev/shm")
+_ON_GPUS = "python-gpu"  # of the configurations of a model, that of the embedded server with GPUs
 _DIRECT = [("grpc.enable_http_proxy", 0)]
 LOG_TAIL = 15  # lines of the log shown with an early exit
 
@@ -36,12 +38,13 @@ class StockServer:
 
     Ports of 0 are chosen free, a port of None switches its protocol off. The server listens on loopback unless
     `address` says otherwise. Its log is kept in `log`. Calls that administer it (options.py) want `admin_key`, by
-    default a random one; `state` is a file that tells it to other commands of this user while the server runs.
-    `options`: further ones of tritonserver.
+    default a random one; `state` is a file that tells it to other commands of this user while the server runs. `gpu`:
+    compute on the GPUs of this machine. `options`: further ones of tritonserver.
 
     Entering the context returns once the server is ready; it raises `BuilderError` when a port is taken, the
-    repository is empty, or the server exits early or is not ready in `ready_timeout` seconds, with the reason from the
-    log. `cancelled` is asked while it waits; when true, the server is stopped and KeyboardInterrupt raised.
+    repository is empty or, with `gpu`, a model has no configuration for it, or the server exits early or is not ready
+    in `ready_timeout` seconds, with the reason from the log. `cancelled` is asked while it waits; when true, the server
+    is stopped and KeyboardInterrupt raised.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class StockServer:
         metrics_port: int | None = 0,
         admin_key: str | None = None,
         state: Path | None = None,
+        gpu: bool = False,
         options: Sequence[str] = (),
         ready_timeout: float = READY_TIMEOUT,
         cancelled: Callable[[], bool] = lambda: False,
@@ -68,6 +72,7 @@ class StockServer:
         self.grpc_port, self.http_port, self.metrics_port = grpc_port, http_port, metrics_port
         self._wanted = (grpc_port, http_port, metrics_port)
         self._state = state
+        self._gpu = gpu
         self._options = tuple(options)
         self._ready_timeout = ready_timeout
         self._cancelled = cancelled
@@ -99,11 +104,14 @@ class StockServer:
     def start(self) -> None:
         """Start the server and wait until it is ready."""
         distribution = find_distribution()
-        if not any(self.repository.glob("*/config.pbtxt")):
+        homes = [path.parent for path in sorted(self.repository.glob("*/config.pbtxt"))]
+        if not homes:
             raise BuilderError(
                 f"{self.repository} holds no model (no */config.pbtxt); "
                 f"write one with: builder export ... --repository {self.repository}"
             )
+        if self._gpu:
+            _require_configurations(homes)
         self.grpc_port, self.http_port, self.metrics_port = _choose_ports(self.address, self._wanted)
         self._scratch = Path(tempfile.mkdtemp(prefix=_PREFIX))
         if self.log is None:
@@ -144,7 +152,8 @@ class StockServer:
             "--disable-auto-complete-config",
             "--model-control-mode=explicit",  # what `builder promote` needs
             "--load-model=*",
-            "--allow-gpu-metrics=false",
+            *([f"--model-config-name={_ON_GPUS}"] if self._gpu else ()),
+            f"--allow-gpu-metrics={str(self._gpu).lower()}",
             *METRICS_OPTIONS,
             # The stubs' shared memory carries requests; names of its own keep servers side by side apart.
             f"--backend-config=python,shm-region-prefix-name={self._scratch.name}-",
@@ -243,6 +252,18 @@ class StockServer:
         if port is None:
             return None
         return f"{'127.0.0.1' if self.address in ('0.0.0.0', '') else self.address}:{port}"
+
+
+def _require_configurations(homes: Sequence[Path]) -> None:
+    """Raise BuilderError for a model without a configuration for GPUs: the server would serve it on the CPU instead."""
+    for home in homes:
+        if not (home / CONFIGS[_ON_GPUS]).exists():
+            raise BuilderError(
+                f"the version that is served has no configuration for GPUs (no {CONFIGS[_ON_GPUS]}): it was exported "
+                "by an earlier release or without nvcc",
+                where=str(home),
+                remedy="Export it again where there is nvcc (docs/gpu.md) and promote it, or serve without --gpu.",
+            )
 
 
 def _answers_grpc(url: str) -> bool:

@@ -10,6 +10,7 @@ import json
 import mmap
 import os
 import struct
+import sys
 import zipfile
 
 import numpy as np
@@ -35,6 +36,8 @@ class TritonPythonModel:
         torch.ops.load_library(os.path.join(version, "libsilvertriton_ops.so"))
         device = f"cuda:{args['model_instance_device_id']}" if args["model_instance_kind"] == "GPU" else "cpu"
         self.device = torch.device(device)
+        if device != "cpu":
+            _require_gpu(device)
         instances = sum(group["count"] for group in config["instance_group"] if group["kind"] == "KIND_CPU")
         path = os.path.join(version, "model.pt")
         if device == "cpu" and "ranks" in parameters:  # what it has in common with the retrieval model is that's file
@@ -53,8 +56,10 @@ class TritonPythonModel:
         if arguments != self.inputs:
             raise pb_utils.TritonModelException(f"model.pt takes {arguments}, config.pbtxt names {self.inputs}")
         # One neutral request: a network that cannot answer fails to load, and the first user does not wait for lazy
-        # initialisation.
-        self._forward([_neutral(tensor) for tensor in config["input"]])
+        # initialisation. On a GPU the largest batch too: torch keeps the memory that it takes, and where there is too
+        # little of it no request is the first to learn so.
+        for rows in (1,) if device == "cpu" else (1, config["max_batch_size"]):
+            self._forward([_neutral(tensor, rows) for tensor in config["input"]])
         # What is loaded stays: the collector need not look through it again while a request waits.
         gc.collect()
         gc.freeze()
@@ -63,10 +68,11 @@ class TritonPythonModel:
         try:
             return self._answers(requests)
         except Exception as error:
+            if self.device.type == "cuda":
+                _end_if_lost(self.device)
             if len(requests) > 1:  # one alone fails, not those that happen to be batched with it
                 return [response for request in requests for response in self.execute([request])]
-            message = str(error).strip().splitlines() or [type(error).__name__]
-            return [pb_utils.InferenceResponse(error=pb_utils.TritonError(message[-1]))]  # without a traceback
+            return [pb_utils.InferenceResponse(error=pb_utils.TritonError(_reason(error)))]
 
     def _answers(self, requests):
         # The server batches requests of equal shapes only, so they stack. One of 0 or 2^32 rows, which it should
@@ -132,7 +138,36 @@ def share(network, path):
                     break
 
 
-def _neutral(tensor):
-    """Zeros for one row of an input: no filter, default settings, a user and items that need not exist."""
+def _require_gpu(device):
+    """Raise where the neutral request would fail for a reason that its error does not tell."""
+    if not torch.cuda.is_available():
+        raise pb_utils.TritonModelException(
+            f"{device} is asked for, but torch {torch.__version__} finds no CUDA device: install a torch for CUDA and "
+            "a driver that knows it, or serve without --gpu"
+        )
+    if not torch.ops.silvertriton.cuda_targets():
+        raise pb_utils.TritonModelException(
+            f"{device} is asked for, but the operators of this version were compiled for CPUs alone: export it where "
+            "there is nvcc, or serve without --gpu"
+        )
+
+
+def _end_if_lost(device):
+    """End this process where CUDA answers nothing more in it, as after an illegal access: another may be started."""
+    try:
+        torch.cuda.synchronize(device)
+    except Exception as error:
+        print(f"error: {device} is lost to this process: {_reason(error)}", file=sys.stderr, flush=True)
+        os._exit(1)
+
+
+def _reason(error):
+    """One line of an error, without a traceback: the last, but of a GPU's the one that is no advice to programmers."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return next((line for line in lines if "CUDA error" in line), lines[-1])
+
+
+def _neutral(tensor, rows):
+    """Zeros for rows of an input: no filter, default settings, users and items that need not exist."""
     dims = [8 if int(dim) < 0 else int(dim) for dim in tensor["dims"]]
-    return np.zeros((1, *dims), dtype=pb_utils.triton_string_to_numpy(tensor["data_type"]))
+    return np.zeros((rows, *dims), dtype=pb_utils.triton_string_to_numpy(tensor["data_type"]))

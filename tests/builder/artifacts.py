@@ -14,13 +14,15 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
+from builder import ops
 from builder.cli.main import main
 from builder.config import Config
 from builder.export.artifact import export
 from builder.export.sources import from_embeddings
 
 DIMS = 8
-VERSION_FILES = ["config.pbtxt", "libsilvertriton_ops.so", "manifest.json", "model.pt", "model.py", "pytorch.pbtxt"]
+VERSION_FILES = ["config.pbtxt", "libsilvertriton_ops.so", "manifest.json", "model.pt", "model.py"]
+GPU_CONFIGS = ["python-gpu.pbtxt", "pytorch-gpu.pbtxt"]
 
 
 def run(*arguments: object) -> int:
@@ -41,13 +43,19 @@ def listing(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
+def configs(*others: str) -> list[str]:
+    """Names in a version's folder, or in configs/, of the configurations that every version has; sorted."""
+    ops.load()
+    return sorted(["pytorch.pbtxt", *(GPU_CONFIGS if ops.cuda_targets() else ()), *others])
+
+
 def version_listing(*numbers: int, model: str = "retrieval") -> list[str]:
     """What a repository of one model and its ranking model holds when these versions were written whole."""
     names = []
     for home in (model, f"{model}_rank"):
-        names += [home, f"{home}/config.pbtxt", f"{home}/configs", f"{home}/configs/pytorch.pbtxt"]
+        names += [home, f"{home}/config.pbtxt", f"{home}/configs", *(f"{home}/configs/{name}" for name in configs())]
         for number in numbers:
-            names += [f"{home}/{number}", *(f"{home}/{number}/{name}" for name in VERSION_FILES)]
+            names += [f"{home}/{number}", *(f"{home}/{number}/{name}" for name in {*VERSION_FILES, *configs()})]
     return sorted(names)
 
 

@@ -126,6 +126,7 @@ def test_options_and_key_reach_the_server(serving: Serving) -> None:
         (("--http-port", "70000"), 2, "70000"),
         (("--grpc-port", "off", "--http-port", "off"), 1, "neither gRPC nor HTTP is on"),
         (("--admin-key-file", "none"), 1, "none: cannot be read"),
+        (("--gpu",), 1, "no configuration for GPUs"),
         (
             ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--", "--no-such-option"),
             1,
@@ -136,7 +137,8 @@ def test_options_and_key_reach_the_server(serving: Serving) -> None:
 def test_options_that_cannot_be_are_refused(
     folder: Path, tmp_path: Path, options: tuple[str, ...], code: int, message: str
 ) -> None:
-    shutil.copytree(folder / "repository", tmp_path / "repository", ignore=shutil.ignore_patterns(".server.*"))
+    ignored = shutil.ignore_patterns(".server.*", "*-gpu.pbtxt")
+    shutil.copytree(folder / "repository", tmp_path / "repository", ignore=ignored)
     process = serve(tmp_path, *options)
     output, _ = process.communicate(timeout=60)
     assert (process.returncode, "Traceback" in output) == (code, False), output

@@ -29,15 +29,16 @@ CONTRACT = Contract(max_filter_words=500, items=1234)
 WITHOUT_TOWER = Schema("v", (), (), ("score",), 0, 24, 100, 1024, 1)
 
 
-def text(schema: Schema, backend: str = "python", threads: int = 1, instances: int = 1) -> str:
+def text(schema: Schema, configuration: str = "python", threads: int = 1, instances: int = 1) -> str:
     return model_config(
-        schema, CONTRACT, model="retrieval", backend=backend, threads=threads, instances=instances, snapshot="5eed"
-    )
+        schema, CONTRACT, model="retrieval", configuration=configuration, threads=threads, instances=instances,
+        snapshot="5eed",
+    )  # fmt: skip
 
 
-def read(schema: Schema, backend: str = "python", threads: int = 1, instances: int = 1) -> Any:
+def read(schema: Schema, configuration: str = "python", threads: int = 1, instances: int = 1) -> Any:
     config = model_config_pb2.ModelConfig()
-    text_format.Parse(text(schema, backend, threads, instances), config)
+    text_format.Parse(text(schema, configuration, threads, instances), config)
     return config
 
 
@@ -106,6 +107,22 @@ def test_pytorch_warms_up_with_every_input_and_no_requests_are_turned_away() -> 
     assert not read(WITH_TOWER).model_warmup  # model.py does it
     assert not config.dynamic_batching.HasField("default_queue_policy")
     assert config.dynamic_batching.priority_levels == 0
+
+
+@pytest.mark.parametrize("backend", ["python", "pytorch"])
+def test_on_gpus_one_instance_and_the_rest_as_on_the_cpu(backend: str) -> None:
+    config, on_cpu = read(WITH_TOWER, f"{backend}-gpu", 3, 5), read(WITH_TOWER, backend, 3, 5)
+    (group,) = config.instance_group
+    assert (group.count, group.kind) == (1, model_config_pb2.ModelInstanceGroup.KIND_GPU)
+    assert list(group.gpus) == []  # on each that there is
+    sizes = [(warmup.name, warmup.batch_size) for warmup in config.model_warmup]
+    assert sizes == ([("neutral", 1), ("largest", MAX_BATCH)] if backend == "pytorch" else [])
+    for warmup in config.model_warmup:
+        assert warmup.inputs == on_cpu.model_warmup[0].inputs
+    for either in (config, on_cpu):
+        either.ClearField("instance_group")
+        either.ClearField("model_warmup")
+    assert config == on_cpu
 
 
 @pytest.mark.parametrize("backend", ["python", "pytorch"])

@@ -23,7 +23,7 @@ from builder.export.tensorrt import require_tensorrt, write_plan
 from builder.export.torchscript import script
 from builder.network.pipeline import OUTPUT_NAMES, input_names
 from builder.network.ranking import RANKING_OUTPUTS
-from tests.builder.artifacts import ask, ask_ranking, listing, neutral, write_config
+from tests.builder.artifacts import ask, ask_ranking, configs, listing, neutral, write_config
 from tests.builder.export.onnx_networks import ITEMS, Made, make, requests
 from tests.builder.export.test_onnx import same
 
@@ -120,9 +120,9 @@ def test_an_export_adds_it_and_how_to_serve_it(tmp_path: Path) -> None:
     given = {name: tensor.numpy() for name, tensor in inputs.items()}
     same(ask_ranking(version, inputs), ranking.run(None, given), RANKING_OUTPUTS, 0)
     second = export(read_source(config), tmp_path / "repository")
-    assert listing(version.parent / "configs") == ["onnxruntime.pbtxt", "pytorch.pbtxt"]  # version 1 is served
+    assert listing(version.parent / "configs") == configs("onnxruntime.pbtxt")  # version 1 is served
     configure(version.parent, second)
-    assert listing(version.parent / "configs") == ["pytorch.pbtxt"]  # version 2 has nothing for onnxruntime
+    assert listing(version.parent / "configs") == configs()  # version 2 has nothing for onnxruntime
 
 
 def test_a_plan_becomes_part_of_the_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,8 +133,8 @@ def test_a_plan_becomes_part_of_the_version(tmp_path: Path, monkeypatch: pytest.
     version = export(read_source(config), tmp_path / "repository", rank=False, formats=["tensorrt"])
     files = {"libsilvertriton_ops.so", "model.plan", "model.pt", "model.py"}
     assert set(verify(version).files) == files
-    assert set(listing(version)) == files | {"manifest.json", "config.pbtxt", "pytorch.pbtxt", "tensorrt.pbtxt"}
-    assert listing(version.parent / "configs") == ["pytorch.pbtxt", "tensorrt.pbtxt"]
+    assert set(listing(version)) == files | {"manifest.json", "config.pbtxt", *configs("tensorrt.pbtxt")}
+    assert listing(version.parent / "configs") == configs("tensorrt.pbtxt")
 
 
 def test_rules_of_diversity_are_refused(tmp_path: Path) -> None:

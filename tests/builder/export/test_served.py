@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from builder import ops
 from builder.errors import BuilderError
 from builder.export.config import read_config
 from builder.export.manifest import read_manifest
@@ -22,8 +23,10 @@ from builder.export.served import (
     rollout_lock,
     saved,
 )
+from builder.export.sources import read_source
+from builder.export.tune import tune
 from builder.serving.rollout import choose, state, tidy
-from tests.builder.artifacts import export_vectors, listing, run, version_listing
+from tests.builder.artifacts import GPU_CONFIGS, export_vectors, listing, run, version_listing
 
 MODELS = ("retrieval", "retrieval_rank")
 
@@ -182,6 +185,62 @@ def test_what_cannot_be_done_is_told(
     assert message in capsys.readouterr().err
     assert {path: path.read_bytes() for path in repository.rglob("*.pbtxt")} == before
     assert not list(repository.glob("*_canary*"))
+
+
+@pytest.fixture
+def on_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two versions of three and five dims, exported with operators for GPUs, and a third of four dims without."""
+    for wide, targets in ((3, "sm_90 compute_90"), (5, "sm_90 compute_90"), (4, "")):
+        monkeypatch.setattr(ops, "cuda_targets", lambda targets=targets: targets)
+        export_vectors(tmp_path, np.eye(8, wide, dtype=np.float32) + 0.1)
+    return tmp_path / "repository"
+
+
+def test_configurations_for_gpus_go_with_the_versions_that_have_them(on_gpus: Path) -> None:
+    for model in MODELS:
+        home = on_gpus / model
+        found = {version: [name for name in GPU_CONFIGS if (home / version / name).exists()] for version in "123"}
+        assert found == {"1": GPU_CONFIGS, "2": GPU_CONFIGS, "3": []}
+    for number, wide in ((1, 3), (2, 5), (3, None), (1, 3)):
+        choose(on_gpus, "retrieval", number)
+        for model in MODELS:
+            for name, backend in zip(GPU_CONFIGS, ("python", "pytorch"), strict=True):
+                path = on_gpus / model / "configs" / name
+                if wide is None:
+                    assert not path.exists()
+                    continue
+                read = read_config(path)
+                assert (read.name, read.backend, dims(path)) == (model, backend, wide)
+                assert list(read.version_policy.specific.versions) == [number]
+    canary = place_canary(on_gpus, "retrieval_canary", on_gpus / "retrieval" / "2", 0.05)
+    assert [dims(canary / "configs" / name) for name in GPU_CONFIGS] == [5, 5]
+    before = saved(canary)
+    configure(canary, on_gpus / "retrieval" / "3")
+    assert not any((canary / "configs" / name).exists() for name in GPU_CONFIGS)
+    restore(before)
+    assert [dims(canary / "configs" / name) for name in GPU_CONFIGS] == [5, 5]
+
+
+def test_other_defaults_keep_the_configurations_for_gpus(
+    on_gpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = read_source(tmp_path / "retrieval.yaml")
+    tuned = tune(source, on_gpus, recall=0.5)
+    assert not [name for name in GPU_CONFIGS if (tuned.version / name).exists()]
+    monkeypatch.setattr(ops, "cuda_targets", lambda: "sm_90 compute_90")
+    tuned = tune(source, on_gpus, recall=0.6)
+    assert [name for name in GPU_CONFIGS if (tuned.version / name).exists()] == GPU_CONFIGS
+
+
+def test_configurations_for_gpus_without_a_version_are_taken_over(on_gpus: Path) -> None:
+    choose(on_gpus, "retrieval", 2)
+    shutil.rmtree(on_gpus / "retrieval" / "3")
+    home = on_gpus / "retrieval"
+    for name in ("config.pbtxt", "pytorch.pbtxt", *GPU_CONFIGS):
+        (home / "2" / name).rename(home / (name if name == "config.pbtxt" else f"configs/{name}"))
+    tidy(on_gpus)
+    assert configured(home) == Configured(2, None, None)
+    assert [dims(home / folder / name) for folder in ("2", "configs") for name in GPU_CONFIGS] == [5] * 4
 
 
 def earlier(repository: Path) -> None:

@@ -16,8 +16,13 @@ import numpy as np
 import psutil
 import pytest
 import torch
+import tritonclient.grpc as triton
+from google.protobuf import text_format
 
 from builder.errors import BuilderError
+from builder.export.config import read_config
+from builder.serving.control import ModelControl
+from builder.serving.rollout import choose, promote, roll_back
 from builder.serving.server import StockServer, _choose_ports
 from client import RetrievalClient
 from tests.builder.artifacts import (
@@ -125,6 +130,70 @@ def test_a_killed_server_leaves_no_process_and_no_shared_memory(repository: Path
     assert server.poll() == -signal.SIGKILL
     server.stop()
     assert all_end(processes)
+
+
+def test_gpus_want_a_configuration_of_every_model(repository: Path, tmp_path: Path, scratch: Path) -> None:
+    copy = Path(shutil.copytree(repository, tmp_path / "repository"))
+    for model in ("retrieval", "retrieval_rank"):
+        (copy / model / "configs" / "python-gpu.pbtxt").unlink(missing_ok=True)
+    shutil.copyfile(copy / "retrieval" / "config.pbtxt", copy / "retrieval" / "configs" / "python-gpu.pbtxt")
+    told = rf"{copy}/retrieval_rank: .*no configuration for GPUs \(no configs/python-gpu.pbtxt\)(.|\n)*nvcc"
+    with pytest.raises(BuilderError, match=told):
+        StockServer(copy, log=tmp_path / "log", gpu=True).start()
+    assert not (tmp_path / "log").exists()
+
+
+def with_gpu_configuration(version: Path, threads: int) -> None:
+    """One that says KIND_CPU, as the server loads no other where there is no GPU, and is known by its threads."""
+    for home in (version, version.parents[1] / "retrieval_rank" / version.name):
+        config = read_config(home / "config.pbtxt")
+        config.parameters["INTRA_OP_THREAD_COUNT"].string_value = str(threads)
+        (home / "python-gpu.pbtxt").write_text(text_format.MessageToString(config))
+
+
+def threads_of(server: StockServer) -> list[str]:
+    with triton.InferenceServerClient(server.url) as raw:
+        configs = [raw.get_model_config(model).config for model in ("retrieval", "retrieval_rank")]
+    return [config.parameters["INTRA_OP_THREAD_COUNT"].string_value for config in configs]
+
+
+@pytest.mark.slow
+@pytest.mark.server
+def test_a_server_on_gpus_takes_the_configurations_for_them_of_every_version(tmp_path: Path, scratch: Path) -> None:
+    versions = [export_vectors(tmp_path, vectors) for vectors in (VECTORS, VECTORS[::-1].copy())]
+    repository = tmp_path / "repository"
+    for version, threads in zip(versions, (2, 3), strict=True):
+        with_gpu_configuration(version, threads)
+    choose(repository, "retrieval", 1)
+    said: list[str] = []
+    with StockServer(repository, log=tmp_path / "log", gpu=True) as server:
+        assert "--allow-gpu-metrics=true" in family(server)[0].cmdline()
+        assert threads_of(server) == ["2", "2"]
+        with ModelControl(server.url, server.admin_headers) as control:
+            promote(repository, "retrieval", 2, control, said.append)
+            assert threads_of(server) == ["3", "3"]
+            assert not [line for line in said if "warning" in line]
+            for home in (versions[0], repository / "retrieval_rank" / "1"):
+                (home / "python-gpu.pbtxt").unlink()
+            roll_back(repository, "retrieval", control, said.append)
+        assert [line for line in said if "warning" in line] == [
+            "warning: version 1 has no configuration for GPUs; a server on GPUs serves it on the CPU"
+        ]
+        assert threads_of(server) == ["1", "1"]
+        assert first_id(server.url) == exact(VECTORS, VECTORS[3], 1)[0]
+    with StockServer(repository, log=tmp_path / "log") as server:
+        assert "--allow-gpu-metrics=false" in family(server)[0].cmdline()
+
+
+@pytest.mark.server
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_the_server_says_so(repository: Path, tmp_path: Path, scratch: Path) -> None:
+    copy = Path(shutil.copytree(repository, tmp_path / "repository"))
+    for model in ("retrieval", "retrieval_rank"):
+        text = (copy / model / "config.pbtxt").read_text().replace("KIND_CPU", "KIND_GPU")
+        (copy / model / "configs" / "python-gpu.pbtxt").write_text(text)
+    with pytest.raises(BuilderError, match="retrieval has kind KIND_GPU but no GPUs are available"):
+        StockServer(copy, log=tmp_path / "log", gpu=True).start()
 
 
 @pytest.mark.server

@@ -156,7 +156,7 @@ def test_one_process_loads_at_a_time_and_leaves_the_lock(
     assert mapped(served.load_shared(str(path)).search.vectors, path)
 
 
-def start(served: ModuleType, version: Path, instances: int) -> Any:
+def start(served: ModuleType, version: Path, instances: int, kind: str = "CPU") -> Any:
     """An instance, initialised as the server does it."""
     config = model_config_pb2.ModelConfig()
     text_format.Parse((version.parent / "config.pbtxt").read_text(), config)
@@ -167,8 +167,8 @@ def start(served: ModuleType, version: Path, instances: int) -> Any:
             "model_repository": str(version.parent),
             "model_version": version.name,
             "model_config": json.dumps(json_format.MessageToDict(config, preserving_proto_field_name=True)),
-            "model_instance_kind": "CPU",
-            "model_instance_device_id": "0",
+            "model_instance_kind": kind,
+            "model_instance_device_id": "1",
         }
     )
     return model
@@ -195,6 +195,73 @@ def test_instances_share_and_one_alone_does_not(served: ModuleType, version: Pat
         assert [len(answer["item_ids"]) for answer in answers] == [1, 5]
         for name, tensor in zip(model.outputs, expected, strict=True):
             np.testing.assert_array_equal(np.concatenate([answer[name] for answer in answers]), tensor.numpy())
+
+
+def test_a_gpu_that_cannot_serve_is_told_before_it_is_asked(
+    served: ModuleType, version: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RuntimeError, match=r"^cuda:1 is asked for, but torch \S+ finds no CUDA device: install"):
+        start(served, version, 1, "GPU")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.ops.silvertriton, "cuda_targets", lambda: "")
+    with pytest.raises(RuntimeError, match=r"^cuda:1 is asked for, but .* compiled for CPUs alone: export it where"):
+        start(served, version, 1, "GPU")
+
+
+CUDA_ERROR = """The following operation failed in the TorchScript interpreter.
+Traceback of TorchScript (most recent call last):
+RuntimeError: CUDA error: an illegal memory access was encountered
+CUDA kernel errors might be asynchronously reported at some other API call, so the stacktrace below might be incorrect.
+Compile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.
+"""
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        (CUDA_ERROR, "RuntimeError: CUDA error: an illegal memory access was encountered"),
+        ("Traceback of TorchScript\nRuntimeError: CUDA out of memory.\n", "RuntimeError: CUDA out of memory."),
+        ("", "RuntimeError"),
+    ],
+)
+def test_of_an_error_the_line_that_tells_it_is_answered(served: ModuleType, message: str, line: str) -> None:
+    model = served.TritonPythonModel()
+    model.device = torch.device("cpu")
+
+    def fails(requests: object) -> None:
+        raise RuntimeError(message)
+
+    model._answers = fails
+    (answer,) = model.execute([None])
+    assert answer.startswith(f"error: {line}")
+    assert "\n" not in answer
+
+
+def test_a_process_ends_when_its_gpu_is_lost_and_not_before(
+    served: ModuleType, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = served.TritonPythonModel()
+    model.device = torch.device("cuda:1")
+
+    def fails(*_: object) -> None:
+        raise RuntimeError(CUDA_ERROR)
+
+    def ends(code: int) -> None:
+        raise SystemExit(code)
+
+    model._answers = fails
+    monkeypatch.setattr(os, "_exit", ends)
+    asked: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", asked.append)
+    assert len(model.execute([None, None])) == 2
+    assert set(asked) == {model.device}
+    assert capfd.readouterr().err == ""
+    monkeypatch.setattr(torch.cuda, "synchronize", fails)
+    with pytest.raises(SystemExit, match="1"):
+        model.execute([None, None])
+    told = "error: cuda:1 is lost to this process: RuntimeError: CUDA error: an illegal memory access was encountered\n"
+    assert capfd.readouterr().err == told
 
 
 @pytest.mark.parametrize(("value", "seen"), [(None, "1"), ("0", "0")])
