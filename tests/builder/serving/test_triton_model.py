@@ -21,6 +21,7 @@ import pytest
 import torch
 from google.protobuf import json_format, text_format
 from torch import Tensor, nn
+from torch.utils.dlpack import from_dlpack, to_dlpack
 from tritonclient.grpc import model_config_pb2
 
 from builder import ops
@@ -29,7 +30,14 @@ from client.schema import Status
 from tests.builder.artifacts import ask, export_vectors, neutral
 
 ITEMS, DIMS = 40_000, 32  # 2.5 MB of float16 vectors, 1.25 MB of codes
-TYPES = {"TYPE_INT64": np.int64, "TYPE_INT32": np.int32, "TYPE_FP32": np.float32}
+
+
+def as_request(tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """A request as the server's module hands it over."""
+    return {
+        name: SimpleNamespace(to_dlpack=lambda t=tensor: to_dlpack(t), shape=lambda t=tensor: t.shape)
+        for name, tensor in tensors.items()
+    }
 
 
 @pytest.fixture
@@ -37,9 +45,8 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """model.py as the server's stub imports it. What it changes of the process is put back."""
     backend: Any = ModuleType("triton_python_backend_utils")
     backend.TritonModelException = RuntimeError
-    backend.triton_string_to_numpy = TYPES.__getitem__
     backend.get_input_tensor_by_name = lambda request, name: request[name]
-    backend.Tensor = lambda name, array: (name, array)
+    backend.Tensor = SimpleNamespace(from_dlpack=lambda name, capsule: (name, from_dlpack(capsule).numpy()))
     backend.InferenceResponse = lambda output_tensors=(), error=None: error or dict(output_tensors)
     backend.TritonError = lambda message: f"error: {message}"
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", backend)
@@ -186,10 +193,7 @@ def test_instances_share_and_one_alone_does_not(served: ModuleType, version: Pat
     queries = torch.randn(6, DIMS, generator=torch.Generator().manual_seed(1))
     expected = ask(version, neutral(6, queries))
     parts = [neutral(len(part), part) for part in (queries[:1], queries[1:])]
-    wrapped = [
-        {name: SimpleNamespace(as_numpy=tensor.numpy, shape=lambda t=tensor: t.shape) for name, tensor in part.items()}
-        for part in parts
-    ]
+    wrapped = [as_request(part) for part in parts]
     for model in (alone, shared):
         answers = model.execute(wrapped)
         assert [len(answer["item_ids"]) for answer in answers] == [1, 5]
@@ -268,7 +272,7 @@ def test_a_process_ends_when_its_gpu_is_lost_and_not_before(
 def test_torch_finds_huge_pages_asked_for_unless_the_environment_says_otherwise(
     tmp_path: Path, value: str | None, seen: str
 ) -> None:
-    (tmp_path / "torch.py").write_text("import os\nprint(os.environ['THP_MEM_ALLOC_ENABLE'])\n")
+    (tmp_path / "torch.py").write_text("import os\nprint(os.environ['THP_MEM_ALLOC_ENABLE'])\nraise SystemExit\n")
     (tmp_path / "triton_python_backend_utils.py").write_text("")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     environment.pop("THP_MEM_ALLOC_ENABLE", None)
@@ -289,8 +293,7 @@ def test_a_ranking_model_holds_no_copy_of_what_the_retrieval_model_has(served: M
     query = torch.randn(2, DIMS, generator=torch.Generator().manual_seed(4))
     found, values, _, _, _, _ = ask(version, neutral(2, query))
     inputs = {"query": query, "items": found, "task_weights": torch.full((2, 1), float("nan"))}
-    wrapped = {name: SimpleNamespace(as_numpy=t.numpy, shape=lambda t=t: t.shape) for name, t in inputs.items()}
-    (answer,) = model.execute([wrapped])
+    (answer,) = model.execute([as_request(inputs)])
     np.testing.assert_array_equal(answer["scores"], values.numpy())
     assert answer["known"].all()
 
@@ -313,10 +316,7 @@ def test_a_request_that_fails_leaves_those_batched_with_it_alone(served: ModuleT
     flat = {name: tensor[0] for name, tensor in good[1].items()}
     short = {**good[2], "filter": torch.zeros((1, 1), dtype=torch.int64)}
     parts = [good[0], flat, short, good[3]]
-    wrapped = [
-        {name: SimpleNamespace(as_numpy=tensor.numpy, shape=lambda t=tensor: t.shape) for name, tensor in part.items()}
-        for part in parts
-    ]
+    wrapped = [as_request(part) for part in parts]
     first, second, third, last = model.execute(wrapped)
     for answer, query in ((first, queries[:1]), (last, queries[3:])):
         expected = ask(version, neutral(1, query))

@@ -32,7 +32,7 @@ def sources() -> list[Path]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_every_kernel_compiles_for_every_target_and_scans_do_with_registers(compiler: nvcc.Nvcc, tmp_path: Path) -> None:
+def test_every_kernel_compiles_for_every_target_and_scans_hardly_spill(compiler: nvcc.Nvcc, tmp_path: Path) -> None:
     def report(source: Path) -> str:
         command = [*compiler.compile_command(), f"-I{oplib.KERNELS / 'include'}", "-Xptxas", "-v", "-fatbin"]
         result = subprocess.run(
