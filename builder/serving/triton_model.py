@@ -57,8 +57,7 @@ class TritonPythonModel:
         if arguments != self.inputs:
             raise pb_utils.TritonModelException(f"model.pt takes {arguments}, config.pbtxt names {self.inputs}")
         # One neutral request: a network that cannot answer fails to load, and the first user does not wait for lazy
-        # initialisation. On a GPU the largest batch too: torch keeps the memory that it takes, and where there is too
-        # little of it no request is the first to learn so.
+        # initialisation. On a GPU the largest batch too, of inputs of 8 entries: torch keeps the memory that it takes.
         for rows in (1,) if device == "cpu" else (1, config["max_batch_size"]):
             self._forward([_neutral(tensor, rows) for tensor in config["input"]])
         # What is loaded stays: the collector need not look through it again while a request waits.
@@ -95,7 +94,7 @@ class TritonPythonModel:
         # Without the optimising executor the first requests are as fast as later ones: the time is in our operators.
         with torch.inference_mode(), torch.jit.optimized_execution(False):
             outputs = self.forward(*(tensor.to(self.device) for tensor in inputs))
-            return [output.cpu() for output in outputs]
+            return [output.cpu().contiguous() for output in outputs]  # the server looks at no stride of rows
 
 
 def _stacked(tensors):

@@ -6,7 +6,7 @@
 
 namespace silvertriton::cuda {
 
-// Threads of a block; of one that has a request to itself as many as registers allow.
+// Threads of a block; of the search's that have a request to themselves, and of select's, as many as registers allow.
 constexpr int kThreads = 256, kRequestThreads = 512;
 constexpr int kWarps = kThreads / 32, kMostWarps = kRequestThreads / 32;
 constexpr unsigned kAllLanes = 0xffffffffu;

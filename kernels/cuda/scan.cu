@@ -126,7 +126,7 @@ __device__ void scan_blocks(const SearchRun& run, int32_t first, int32_t last, i
     int4 held[kHeld];
     if (coded_of(rows) != 0) {
         scale = scale_of_lane(first);
-        load_codes(codes_of(first), groups, 0, held);
+        if (one_slab) load_codes(codes_of(first), groups, 0, held);
     }
     for (int32_t block = first; block < last; ++block) {
         const uint32_t coded = coded_of(rows), others = __ballot_sync(kAllLanes, rows != 0) & ~coded;

@@ -270,8 +270,10 @@ __device__ inline void sort_hits(uint64_t* hits, int64_t count, uint64_t* shared
         sort_by_warps(shared, static_cast<int32_t>(by_warps), better);
         for (int64_t i = thread_of_block(); i < count; i += thread_count()) hits[i] = shared[i];
     } else {
-        for (int64_t i = count + thread_of_block(); i < padded; i += thread_count()) hits[i] = 0;
-        sort_block(hits, padded, [&](uint64_t x, uint64_t y) { return x != y && better(x, y); });
+        uint64_t* at = padded <= kSharedSort ? shared : hits;
+        for (int64_t i = thread_of_block(); i < padded; i += thread_count()) at[i] = i < count ? hits[i] : 0;
+        sort_block(at, padded, [&](uint64_t x, uint64_t y) { return x != y && better(x, y); });
+        for (int64_t i = thread_of_block(); at == shared && i < count; i += thread_count()) hits[i] = at[i];
     }
     __syncthreads();
 }

@@ -218,7 +218,7 @@ class Choice : public RequestSearch {
     __device__ void want_next(int32_t phase) {
         int64_t last = phase == 0 ? 1 : phase == 1 && taken_ > 8 * next_ ? 4 * next_ : taken_;
         if (phase == 0) {
-            while (last < taken_ && taken_rows(last) < 2 * state_.candidates) last *= 2;
+            while (last < taken_ && taken_rows(last) < int64_t{2} * state_.candidates) last *= 2;
         }
         last = at_most(last, taken_);
         want_taken(next_, last, phase);

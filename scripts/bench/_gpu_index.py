@@ -94,7 +94,7 @@ def index_of(mixture: Mixture, items: int, seed: int) -> Index:
         projection=no_projection(dims),
         codes=codes,
         scales=scales,
-        row_codes=torch.empty(0, (dims // 4 + 4) // 4 * 4, dtype=torch.int32),
+        row_codes=torch.empty(0, (-(-dims // 4) + 4) // 4 * 4, dtype=torch.int32),
         vectors=halves,
         ids=torch.from_numpy(layout.item_of_row),
         item_rows=torch.from_numpy(layout.row_of_item.astype(np.int32)),

@@ -32,6 +32,13 @@ from tests.builder.artifacts import ask, export_vectors, neutral
 ITEMS, DIMS = 40_000, 32  # 2.5 MB of float16 vectors, 1.25 MB of codes
 
 
+def named(name: str, capsule: Any) -> tuple[str, np.ndarray]:
+    """An output as the server's module takes it: it reads the memory as if contiguous."""
+    tensor = from_dlpack(capsule)
+    assert tensor.is_contiguous(), name
+    return name, tensor.numpy()
+
+
 def as_request(tensors: dict[str, Tensor]) -> dict[str, Any]:
     """A request as the server's module hands it over."""
     return {
@@ -46,7 +53,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     backend: Any = ModuleType("triton_python_backend_utils")
     backend.TritonModelException = RuntimeError
     backend.get_input_tensor_by_name = lambda request, name: request[name]
-    backend.Tensor = SimpleNamespace(from_dlpack=lambda name, capsule: (name, from_dlpack(capsule).numpy()))
+    backend.Tensor = SimpleNamespace(from_dlpack=named)
     backend.InferenceResponse = lambda output_tensors=(), error=None: error or dict(output_tensors)
     backend.TritonError = lambda message: f"error: {message}"
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", backend)

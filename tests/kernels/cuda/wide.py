@@ -57,6 +57,13 @@ def main() -> None:
     assert after["alone"] == after["no room"] == 0
     assert all(after[mark] > 0 for mark in MARKS[:-2])
 
+    # More requests than a scan takes columns, more dims than a slab has, more candidates than shared memory sorts.
+    generator = np.random.default_rng(9)
+    wide = Items(generator.normal(size=(1_500, 140)), clusters=8, cluster_of=np.arange(1_500) // 200)
+    requests = [Request(query, limits=(3, 0)) for query in wide.queries(generator, 70)]
+    wide.check(requests, Limits(3, 5, 5), "70 requests, 140 dims")
+    wide.check(requests[:2], Limits(0, 1_100, 1_100), "1,100 candidates")
+
     # More rows of one score than there is room for.
     equal = Items(np.ones((25_000, 4)), clusters=100, cluster_of=np.arange(25_000) // 24_900)
     equal.check([Request(np.zeros(4, np.float32)), Request(np.ones(4, np.float32), limits=(2, 1))], Limits(0, 30, 30))
