@@ -9,9 +9,9 @@ __device__ inline bool is_aligned(const void* pointer) {
     return reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
 }
 
-// Dot products of `kRows` fp16 rows [D] and a query [D], in the order of silvertriton/instruction_set.h: component i goes
-// to sum i mod 16. Two neighbouring lanes share rows, each has eight of the sums; both get the products. Called by whole
-// warps; a row that is null has a product of 0.
+// Dot products of `kRows` fp16 rows [D] and a query [D], in the order of silvertriton/instruction_set.h: component i
+// goes to sum i mod 16. Two neighbouring lanes share rows, each has eight of the sums; both get the products. Called by
+// whole warps; a row that is null has a product of 0.
 template <int kRows>
 __device__ inline void dot_rows(const uint16_t* const (&rows)[kRows], const float* query, int64_t dims,
                                 float (&products)[kRows]) {

@@ -148,7 +148,8 @@ extern "C" __global__ void __launch_bounds__(silvertriton::cuda::kRequestThreads
 namespace silvertriton::cuda {
 
 void launch_prepare(Stream stream, const SearchRun& run) {
-    launch("prepare", silvertriton_prepare, dim3(static_cast<unsigned>(run.requests.batch)), kRequestThreads, stream, run);
+    launch("prepare", silvertriton_prepare, dim3(static_cast<unsigned>(run.requests.batch)), kRequestThreads, stream,
+           run);
 }
 
 }  // namespace silvertriton::cuda

@@ -57,8 +57,7 @@ class RequestSearch {
         if (listed_ < numbers) {
             const auto bound = [bounds](int64_t c) { return bounds[c]; };
             const auto all = [](int64_t) { return true; };
-            worst =
-                select_largest(clusters_, static_cast<int32_t>(listed_), bound, all, shared_.select, &of_worst);
+            worst = select_largest(clusters_, static_cast<int32_t>(listed_), bound, all, shared_.select, &of_worst);
         } else {
             of_worst = numbers;
         }

@@ -13,21 +13,20 @@ constexpr int kColumns = 32;
 
 // What is the same for all rows of a chunk, by column.
 struct Columns {
-    const uint32_t* rows[kColumns];   // words of rows that may be returned, but for `excluded`
-    const int32_t* codes[kColumns];   // of the query
-    float floor[kColumns];            // what a score has to reach
+    const uint32_t* rows[kColumns];  // words of rows that may be returned, but for `excluded`
+    const int32_t* codes[kColumns];  // of the query
+    float floor[kColumns];           // what a score has to reach
     int32_t request[kColumns];
-    int32_t place[kColumns];          // of the cluster
-    int32_t sparse[kColumns];         // rows at most of a block that are scored from vectors; 32: all fit, unscored
-    int32_t excluded[kColumns];       // rows that are still to be taken out of the words
+    int32_t place[kColumns];     // of the cluster
+    int32_t sparse[kColumns];    // rows at most of a block that are scored from vectors; 32: all fit, unscored
+    int32_t excluded[kColumns];  // rows that are still to be taken out of the words
 };
 constexpr int32_t kAllFit = kBlockRows;
 
 __device__ void describe(const SearchRun& run, int64_t cluster, int32_t b, int column, Columns& columns) {
     const RequestState state = run.states[b];
     const bool filtered = state.filtered != 0;
-    columns.rows[column] =
-        filtered ? run.filter.call.words + b * run.index.filters.blocks : run.index.filters.valid;
+    columns.rows[column] = filtered ? run.filter.call.words + b * run.index.filters.blocks : run.index.filters.valid;
     columns.codes[column] = run.query_codes + b * run.query_groups;
     columns.floor[column] = score_of(run.wide.progress[b].floor);
     columns.request[column] = b;
@@ -66,8 +65,8 @@ __device__ void append_tile(const SearchRun& run, const Columns& columns, int fi
     int32_t totals[2] = {0, 0};
     for (int p = 0; p < 2; ++p)
         for (int r = 0; r < 4; ++r) {
-            const uint32_t having =
-                __ballot_sync(kAllLanes, (hits[p] >> r & 1u) != 0) & kFirstOfGroups << lane_of_group();
+            const uint32_t having = __ballot_sync(kAllLanes, (hits[p] >> r & 1u) != 0) & kFirstOfGroups
+                                                                                             << lane_of_group();
             at[p] |= static_cast<uint32_t>(totals[p] + __popc(having & ((1u << lane_of_thread()) - 1))) << (8 * r);
             totals[p] += __popc(having);
         }
@@ -136,7 +135,7 @@ __device__ void scan_blocks(const SearchRun& run, int32_t first, int32_t last, i
             scale = scale_of_lane(block + 1);
             if (one_slab) load_codes(codes_of(block + 1), groups, 0, held);
         };
-        
+
         ST_ROLLED
         for (uint32_t left = coded; left != 0;) {
             const int start = (__ffs(static_cast<int>(left)) - 1) / kTileQueries * kTileQueries;

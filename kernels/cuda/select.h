@@ -117,8 +117,8 @@ __device__ inline uint64_t descending(int64_t id) {
 // How an element stands to the worst one that is kept.
 enum class Place : int { kBelow, kEqual, kAbove };
 
-// Calls store(to, element(i)) for those of i < count that stand above, and for the first `rank` that are equal, in order
-// from 0. What is stored may take the place of elements before it.
+// Calls store(to, element(i)) for those of i < count that stand above, and for the first `rank` that are equal, in
+// order from 0. What is stored may take the place of elements before it.
 template <typename Element, typename Stands, typename Store>
 __device__ inline void take_best(int64_t count, int32_t rank, const Element& element, const Stands& stands,
                                  const Store& store, SelectShared& shared) {
@@ -182,8 +182,8 @@ __device__ inline uint32_t keep_best(uint64_t* hits, int64_t count, int32_t limi
     return worst;
 }
 
-// Sorts `count` = a power of two elements, the better ones first: a bitonic network (Batcher, 1968). Steps of at most 32
-// stay within the 64 elements of a warp's pairs, and wait for no other warp.
+// Sorts `count` = a power of two elements, the better ones first: a bitonic network (Batcher, 1968). Steps of at most
+// 32 stay within the 64 elements of a warp's pairs, and wait for no other warp.
 template <typename T, typename Better>
 __device__ inline void sort_block(T* elements, int64_t count, const Better& better) {
     const auto pairs = static_cast<int32_t>(count / 2);

@@ -23,8 +23,8 @@ __device__ inline int lane_of_group() {
 __device__ __forceinline__ void load_codes(const int32_t* codes, int32_t groups, int32_t first, int4 (&held)[kHeld]) {
     for (int k = 0; k < kHeld; ++k) {
         const int32_t j = first + 4 * k + lane_of_group();
-        held[k] = j < groups ? *reinterpret_cast<const int4*>(codes + j * kBlockRows + 4 * lane_group())
-                             : int4{0, 0, 0, 0};
+        held[k] =
+            j < groups ? *reinterpret_cast<const int4*>(codes + j * kBlockRows + 4 * lane_group()) : int4{0, 0, 0, 0};
     }
 }
 
