@@ -192,5 +192,7 @@ def test_a_filter_of_too_many_words_is_its_rows_own_fault(tmp_path: Path) -> Non
         "filter": torch.from_numpy(programs[:2, :10].copy())
     }
     assert ask(version, narrow)[4][:, 0].tolist() == [Status.FILTER_MALFORMED, Status.OK]  # the first is cut off
-    (parameters,) = [path.read_text() for path in (version.parent / "configs").glob("*.pbtxt")]
-    assert 'key: "max_filter_words"\n  value {\n    string_value: "10"' in parameters
+    configurations = [path.read_text() for path in (version.parent / "configs").glob("*.pbtxt")]
+    assert configurations
+    for text in configurations:
+        assert 'key: "max_filter_words"\n  value {\n    string_value: "10"' in text
