@@ -29,6 +29,11 @@ COMPONENTS = 4  # of users, and as many of items, in a mixture of logits: 16 log
 COMPONENT_DIMS = 32
 
 
+def gather(table: Tensor, rows: Tensor) -> Tensor:
+    """`table [R, W]` at `rows [B, M] int64` -> `[B, M, W]`, in a fraction of the time that `table[rows]` takes."""
+    return torch.index_select(table, 0, rows.reshape(-1)).view(rows.size(0), rows.size(1), table.size(1))
+
+
 class RetrievalScore(nn.Module):
     """No reranker: the one task's score is that of the search."""
 
@@ -81,10 +86,11 @@ class Reranking(nn.Module):
         history = torch.where(self.catalogue(history) > 0, history, -1)  # what is not known counts as absent
         existing = rows.clamp(min=0).long()  # ONNX gathers by int64
         if self.reads_vectors:
-            gathered = vectors[existing].to(torch.float32) * scales.view(-1)[existing].unsqueeze(2)  # [B, M, D]
+            factors = gather(scales.view(-1, 1), existing)
+            gathered = gather(vectors, existing).to(torch.float32).mul_(factors)  # [B, M, D]
         else:
             gathered = scores.unsqueeze(2)[:, :, :0]
-        items = self.items[existing].to(torch.float32)  # [B, M, S]
+        items = gather(self.items, existing).to(torch.float32)  # [B, M, S]
         finite = torch.where(rows < 0, torch.zeros_like(scores), scores)
         features = self.neighbours(history, rows, finite, ids, item_rows)  # [B, M, 5]
         known = (history >= 0).sum(1)  # [B]
@@ -148,10 +154,12 @@ class MlpScorer(nn.Module):
     ) -> Tensor:
         """`query [B, D]`, `known [B]` length of the history, `vectors [B, M, D]`, `items [B, M, H]`, `scores [B, M]`,
         `features [B, M, 5]` (builder/network/neighbours.py) -> logits `[B, M, T]`."""
+        # In place where no gradient needs what was there: new tensors of a megabyte cost more than what fills them.
         weights = query.unsqueeze(2) * self.product.weight.t()  # [B, D, H]: (u * v) W as v (u * W)
         user = self.user(query) + self.length(known.to(query.dtype).log1p().unsqueeze(1))  # [B, H]
-        first = torch.bmm(vectors, weights) + items + self.features(features) + user.unsqueeze(1)  # [B, M, H]
-        added = self.last(F.relu(self.second(F.relu(first)))) + self.skip(features)  # [B, M, T]
+        first = torch.bmm(vectors, weights).to(items.dtype).add_(items).add_(user.unsqueeze(1))  # [B, M, H]
+        first.baddbmm_(features, self.features.weight.t().expand(features.size(0), -1, -1))
+        added = self.last(self.second(first.relu_()).relu_()) + self.skip(features)  # [B, M, T]
         logits: Tensor = self.calibration(self.retrieved(scores) + added)
         return logits
 
@@ -181,8 +189,8 @@ class GraphScorer(nn.Module):
     ) -> Tensor:
         """As `MlpScorer.forward`; `vectors` are not read."""
         length = self.length(known.to(items.dtype).log1p().unsqueeze(1)).unsqueeze(1)  # [B, 1, H]
-        first = items + self.features(features) + length  # [B, M, H]
-        added = self.last(F.relu(self.second(F.relu(first)))) + self.skip(features)  # [B, M, T]
+        first = self.features(features).to(items.dtype).add_(items).add_(length)  # [B, M, H]
+        added = self.last(self.second(first.relu_()).relu_()) + self.skip(features)  # [B, M, T]
         logits: Tensor = self.calibration(self.retrieved(scores) + added)
         return logits
 
