@@ -110,7 +110,7 @@ ST_AVX2 float dot_row(const uint16_t* row, const float* query, int64_t dims) {
 }  // namespace
 
 const InstructionSet kAvx2{"avx2",    scan_blocks, scan_rows, cpu::take_sparse, dot_row,
-                           and_words, or_words,    not_words, count_words};
+                           and_words, or_words,    xor_words, not_words,        count_words};
 
 }  // namespace silvertriton
 

@@ -150,7 +150,7 @@ ST_AVX512 float dot_row(const uint16_t* row, const float* query, int64_t dims) {
 }  // namespace
 
 const InstructionSet kAvx512Vnni{"avx512vnni", scan_blocks, scan_rows, take_sparse, dot_row,
-                                 and_words,    or_words,    not_words, count_words};
+                                 and_words,    or_words,    xor_words, not_words,   count_words};
 
 }  // namespace silvertriton
 

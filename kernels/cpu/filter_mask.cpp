@@ -1,55 +1,11 @@
 #include "filter_mask.h"
 
 #include <algorithm>
-#include <cstdlib>
+
+#include "range_mask.h"
 
 namespace silvertriton::cpu {
 namespace {
-
-void set_rows(const FilterIndex& index, const int32_t* first, const int32_t* last, bool value, uint32_t* mask) {
-    const uint32_t rows = static_cast<uint32_t>(index.rows());
-    for (; first < last; ++first) {
-        const uint32_t row = static_cast<uint32_t>(*first);
-        if (row >= rows)
-            fail_inconsistent("number_rows", std::to_string(*first), "a row below " + std::to_string(rows));
-        const uint32_t bit = 1u << (row % 32);
-        mask[row / 32] = value ? mask[row / 32] | bit : mask[row / 32] & ~bit;
-    }
-}
-
-// Writes the mask of a range over the whole catalogue: the difference of the cumulative bitmaps nearest to its ends,
-// then the rows between those and the exact ends. At most a bucket's rows are touched one by one.
-void write_range(const FilterIndex& index, const Range& range, uint32_t* mask) {
-    const int32_t* rows = index.number_rows + range.number * index.rows();
-    const int64_t known = index.number_known[range.number];
-    const int64_t step = (known + index.buckets - 1) / index.buckets;
-    const int64_t boundaries = index.buckets - 1;
-    // Boundary j covers the first min(j * step, known) rows; 0 is the empty set, j >= 1 is number_bitmaps[j - 1].
-    const auto nearest = [&](int64_t position) {
-        return step == 0 ? 0 : std::min((position + step / 2) / step, boundaries);
-    };
-    const auto covered = [&](int64_t boundary) { return std::min(boundary * step, known); };
-    const int64_t low = nearest(range.first), high = nearest(range.last);
-    const int64_t low_rows = covered(low), high_rows = covered(high);
-    const int64_t to_fix = std::abs(range.first - low_rows) + std::abs(range.last - high_rows);
-    if (low >= high || range.last - range.first <= to_fix) {
-        std::fill_n(mask, index.blocks, 0u);
-        if (range.first < range.last) set_rows(index, rows + range.first, rows + range.last, true, mask);
-        return;
-    }
-    const uint32_t* bitmaps = index.number_bitmaps + range.number * boundaries * index.blocks;
-    const uint32_t* upper = bitmaps + (high - 1) * index.blocks;
-    if (low == 0) {
-        std::copy_n(upper, index.blocks, mask);
-    } else {
-        const uint32_t* lower = bitmaps + (low - 1) * index.blocks;
-        for (int64_t w = 0; w < index.blocks; ++w) mask[w] = upper[w] & ~lower[w];
-    }
-    set_rows(index, rows + range.first, rows + low_rows, true, mask);
-    set_rows(index, rows + low_rows, rows + range.first, false, mask);
-    set_rows(index, rows + high_rows, rows + range.last, true, mask);
-    set_rows(index, rows + range.last, rows + high_rows, false, mask);
-}
 
 // Runs a plan over a span of mask words.
 class Evaluator {
@@ -112,7 +68,7 @@ class Evaluator {
                     sets += 1;
                     break;
                 default:  // kRange
-                    views_[sets] = range(plan_.ranges[step.first], step.first, buffer(sets));
+                    views_[sets] = range(step.first, buffer(sets));
                     sets += 1;
                     break;
             }
@@ -161,10 +117,20 @@ class Evaluator {
         cursors_[term] = cursor;
     }
 
-    const uint32_t* range(const Range& range, int64_t position, uint32_t* result) {
-        if (!masks_.whole()) return masks_.range_mask(position) + start_;
-        write_range(index_, range, result);
-        return result;
+    const uint32_t* range(int64_t position, uint32_t* result) {
+        const RangeMask range(index_, plan_.ranges[static_cast<size_t>(position)]);
+        const uint32_t* mask = result;
+        if (masks_.whole()) {
+            range.write_flips(result);
+        } else {
+            mask = masks_.flips(position) + start_;
+        }
+        for (const uint32_t* bitmap : range) {
+            if (bitmap == nullptr) continue;
+            isa_.xor_words(mask, bitmap + start_, words_, result);
+            mask = result;
+        }
+        return mask;
     }
 
     const MaskPlan& masks_;
@@ -182,9 +148,9 @@ class Evaluator {
 
 MaskPlan::MaskPlan(const Plan& plan, const FilterIndex& index) : plan_(plan), blocks_(index.blocks) {
     if (whole() || plan.ranges.empty()) return;
-    range_masks_.reset(new uint32_t[plan.ranges.size() * static_cast<size_t>(blocks_)]);
+    flips_.reset(new uint32_t[plan.ranges.size() * static_cast<size_t>(blocks_)]);
     for (size_t r = 0; r < plan.ranges.size(); ++r)
-        write_range(index, plan.ranges[r], range_masks_.get() + static_cast<int64_t>(r) * blocks_);
+        RangeMask(index, plan.ranges[r]).write_flips(flips_.get() + static_cast<int64_t>(r) * blocks_);
 }
 
 int64_t write_mask(const MaskPlan& plan, const FilterIndex& index, const InstructionSet& isa, int64_t begin,

@@ -13,24 +13,24 @@ namespace silvertriton::cpu {
 // 2 KiB a set: all 16 fill 32 KiB, the common three or four leave room for the bitmaps that stream by.
 constexpr int64_t kChunkWords = 512;
 
-// What a plan needs to run over masks: those of its ranges, made once for the whole catalogue. A program of many ranges
-// would let a request ask for any amount of memory, so it runs with one chunk, the catalogue, and makes them on the
-// stack as it goes.
+// What a plan needs to run over masks: the flips of its ranges, made once for the whole catalogue. A program of many
+// ranges would let a request ask for any amount of memory, so it runs with one chunk, the catalogue, and makes them on
+// the stack as it goes.
 class MaskPlan {
   public:
     MaskPlan(const Plan& plan, const FilterIndex& index);
 
     const Plan& plan() const { return plan_; }
     // Whether it has to run over the whole catalogue at once.
-    bool whole() const { return plan_.shape.ranges > kPreparedRanges; }
-    const uint32_t* range_mask(int64_t range) const { return range_masks_.get() + range * blocks_; }
+    bool whole() const { return static_cast<int64_t>(plan_.ranges.size()) > kPreparedRanges; }
+    const uint32_t* flips(int64_t range) const { return flips_.get() + range * blocks_; }
 
   private:
     static constexpr int64_t kPreparedRanges = 16;
 
     const Plan& plan_;
     const int64_t blocks_;
-    std::unique_ptr<uint32_t[]> range_masks_;  // [ranges, NB]
+    std::unique_ptr<uint32_t[]> flips_;  // [ranges, NB]
 };
 
 // Writes words [begin, end): the rows that hold an item and satisfy the plan. Returns how many there are. Throws

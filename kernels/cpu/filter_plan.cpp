@@ -49,6 +49,37 @@ Term term_of_items(const Instruction& instruction, const ItemIds& items, int32_t
     return {nullptr, rows, std::unique(rows, end)};
 }
 
+bool is_condition(Opcode opcode) {
+    return opcode != Opcode::kAnd && opcode != Opcode::kOr && opcode != Opcode::kNot;
+}
+
+// For each set on the stack the ranges that an AND joins to it, so that every row of the set is in them.
+using JoinedRanges = std::vector<std::vector<size_t>>;
+
+// Pops a set of ranges for an AND. Where its right side is a range of a number that the left side is in a range of
+// already, the two become one (a price of at least this and at most that): returns true, and the AND is done.
+bool join_ranges(Plan& plan, JoinedRanges& joined) {
+    const std::vector<size_t> right = std::move(joined.back());
+    joined.pop_back();
+    std::vector<size_t>& left = joined.back();
+    if (plan.steps.back().opcode == Opcode::kRange) {
+        const Range added = plan.ranges.back();
+        for (const size_t r : left) {
+            Range& range = plan.ranges[r];
+            if (range.number != added.number) continue;
+            range.low = std::max(range.low, added.low);
+            range.high = std::min(range.high, added.high);
+            range.first = std::max(range.first, added.first);
+            range.last = std::max(range.first, std::min(range.last, added.last));
+            plan.ranges.pop_back();
+            plan.steps.pop_back();
+            return true;
+        }
+    }
+    left.insert(left.end(), right.begin(), right.end());
+    return false;
+}
+
 void compile(const int64_t* code, const FilterIndex& index, Plan& plan) {
     plan.steps.reserve(static_cast<size_t>(plan.shape.instructions));
     plan.terms.reserve(static_cast<size_t>(plan.shape.operands));
@@ -56,6 +87,7 @@ void compile(const int64_t* code, const FilterIndex& index, Plan& plan) {
     if (plan.shape.items > 0) plan.item_rows.reset(new int32_t[static_cast<size_t>(plan.shape.items)]);
     int32_t* item_rows = plan.item_rows.get();
     const int64_t length = code[-1];
+    JoinedRanges joined;
     Instruction instruction{};
     for (int64_t position = 0; position < length;) {
         read_instruction(code, length, position, instruction);  // check_program has validated every one
@@ -93,12 +125,22 @@ void compile(const int64_t* code, const FilterIndex& index, Plan& plan) {
                 step.first = static_cast<int64_t>(plan.ranges.size());
                 const double low = bound_of(instruction.operands[0]), high = bound_of(instruction.operands[1]);
                 plan.ranges.push_back({number, position_of(index, number, low, false),
-                                       position_of(index, number, high, true), low, high});
+                                       position_of(index, number, high, true), low, high, term_at(index, first_term)});
                 break;
             }
-            default:
+            case Opcode::kAnd:
+                if (join_ranges(plan, joined)) continue;
+                break;
+            case Opcode::kOr:
+                joined.pop_back();
+                joined.back().clear();
+                break;
+            case Opcode::kNot:
+                joined.back().clear();
                 break;
         }
+        if (is_condition(step.opcode)) joined.emplace_back();
+        if (step.opcode == Opcode::kRange) joined.back().push_back(plan.ranges.size() - 1);
         if (step.opcode != Opcode::kRange) step.count = static_cast<int64_t>(plan.terms.size()) - step.first;
         plan.steps.push_back(step);
     }

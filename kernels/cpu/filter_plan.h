@@ -32,6 +32,7 @@ struct Term {
 struct Range {
     int64_t number, first, last;
     double low, high;
+    Term unknown;  // the rows without a value
 };
 
 struct Step {

@@ -197,10 +197,10 @@ float dot_row(const uint16_t* row, const float* query, int64_t dims) {
 }  // namespace
 
 const InstructionSet kNeon{"neon",    scan_blocks, scan_rows, cpu::take_sparse, dot_row,
-                           and_words, or_words,    not_words, count_words};
+                           and_words, or_words,    xor_words, not_words,        count_words};
 const InstructionSet kNeonDotprod{"neon-dotprod", scan_blocks_dotprod, scan_rows_dotprod, cpu::take_sparse,
-                                  dot_row,        and_words,           or_words,          not_words,
-                                  count_words};
+                                  dot_row,        and_words,           or_words,          xor_words,
+                                  not_words,      count_words};
 
 }  // namespace silvertriton
 

@@ -79,6 +79,6 @@ inline int64_t count_pair(uint64_t pair) {
 }  // namespace
 
 const InstructionSet kPortable{"portable", scan_blocks, scan_rows, cpu::take_sparse, dot_row,
-                               and_words,  or_words,    not_words, count_words};
+                               and_words,  or_words,    xor_words, not_words,        count_words};
 
 }  // namespace silvertriton

@@ -10,6 +10,10 @@ ST_TARGET void or_words(const uint32_t* a, const uint32_t* b, int64_t count, uin
     for (int64_t w = 0; w < count; ++w) out[w] = a[w] | b[w];
 }
 
+ST_TARGET void xor_words(const uint32_t* a, const uint32_t* b, int64_t count, uint32_t* out) {
+    for (int64_t w = 0; w < count; ++w) out[w] = a[w] ^ b[w];
+}
+
 ST_TARGET void not_words(const uint32_t* a, int64_t count, uint32_t* out) {
     for (int64_t w = 0; w < count; ++w) out[w] = ~a[w];
 }

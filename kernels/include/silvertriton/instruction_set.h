@@ -65,9 +65,10 @@ struct InstructionSet {
     // Dot product of one fp16 row [D] with a float32 query, zero-padded to a multiple of 16 components.
     float (*dot_row)(const uint16_t* row, const float* query, int64_t dims);
 
-    // out = a & b, a | b, ~a, word by word; `out` may be `a`.
+    // out = a & b, a | b, a ^ b, ~a, word by word; `out` may be `a`.
     void (*and_words)(const uint32_t* a, const uint32_t* b, int64_t count, uint32_t* out);
     void (*or_words)(const uint32_t* a, const uint32_t* b, int64_t count, uint32_t* out);
+    void (*xor_words)(const uint32_t* a, const uint32_t* b, int64_t count, uint32_t* out);
     void (*not_words)(const uint32_t* a, int64_t count, uint32_t* out);
 
     // Set bits of `count` words.

@@ -369,10 +369,10 @@ void check_words(Random& random, int64_t count) {
     Fenced<uint32_t> a(size), b(size);
     for (uint32_t& word : a) word = random_mask(random);
     for (uint32_t& word : b) word = random_mask(random);
-    std::vector<uint32_t> both(size), either(size), none(size);
+    std::vector<uint32_t> both(size), either(size), one(size), none(size);
     int64_t bits = 0;
     for (size_t w = 0; w < size; ++w) {
-        both[w] = a[w] & b[w], either[w] = a[w] | b[w], none[w] = ~a[w];
+        both[w] = a[w] & b[w], either[w] = a[w] | b[w], one[w] = a[w] ^ b[w], none[w] = ~a[w];
         for (int bit = 0; bit < 32; ++bit) bits += a[w] >> bit & 1;
     }
     note(both.data(), count);
@@ -387,6 +387,8 @@ void check_words(Random& random, int64_t count) {
         check(both, "and_words");
         set->or_words(a.data(), b.data(), count, out.data());
         check(either, "or_words");
+        set->xor_words(a.data(), b.data(), count, out.data());
+        check(one, "xor_words");
         set->not_words(a.data(), count, out.data());
         check(none, "not_words");
         std::copy(a.begin(), a.end(), out.begin());
