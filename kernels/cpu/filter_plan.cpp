@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "silvertriton/find_row.h"
+#include "find_items.h"
 
 namespace silvertriton::cpu {
 namespace {
@@ -40,11 +40,11 @@ int64_t position_of(const FilterIndex& index, int64_t number, double bound, bool
 
 // The rows of the operands as a term of its own; they are written from `rows` on. Ids that no item has are left out.
 Term term_of_items(const Instruction& instruction, const ItemIds& items, int32_t* rows) {
+    std::vector<int64_t> places(static_cast<size_t>(instruction.count));
+    find_items(items, instruction.operands, instruction.count, places.data());
     int32_t* end = rows;
-    for (int64_t i = 0; i < instruction.count; ++i) {
-        const int32_t row = find_row(items, instruction.operands[i]);
-        if (row >= 0) *end++ = row;
-    }
+    for (const int64_t place : places)
+        if (place >= 0) *end++ = items.item_rows[place];
     std::sort(rows, end);
     return {nullptr, rows, std::unique(rows, end)};
 }

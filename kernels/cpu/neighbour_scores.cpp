@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <vector>
 
+#include "find_items.h"
 #include "operators.h"
 #include "parallel.h"
-#include "silvertriton/find_row.h"
 
 namespace silvertriton::cpu {
 namespace {
@@ -81,9 +81,10 @@ void neighbour_scores(const int64_t* history, int64_t history_width, const int32
                 const int64_t id = history[b * history_width + l];
                 if (id < 0) continue;
                 left -= 1;
-                const int64_t item = find_item(items, id);
-                if (item >= 0) known.push_back(item);
+                known.push_back(id);
             }
+            find_items(items, known.data(), static_cast<int64_t>(known.size()), known.data());
+            known.erase(std::remove(known.begin(), known.end(), -1), known.end());
             if (known.empty()) continue;
             positions.assign(rows + b * candidates, candidates);
             float* sum = sums + b * candidates;

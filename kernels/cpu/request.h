@@ -25,6 +25,7 @@ struct Request {
     bool exact = false;                  // so few rows pass that all of them are scanned
     int64_t probes = 0, candidates = 0;  // 0 probes: as many as may hold a candidate
     PreparedQuery query;
+    std::vector<int64_t> places;          // of the excluded ids among the items', -1 for none
     std::vector<int32_t> excluded;        // rows, ascending
     RowList own_list;                     // what `list` is where it is not the filter's
     int64_t total = 0;                    // rows that pass

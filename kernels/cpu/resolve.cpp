@@ -5,7 +5,7 @@
 #include <iterator>
 #include <limits>
 
-#include "silvertriton/find_row.h"
+#include "find_items.h"
 #include "silvertriton/program.h"
 
 namespace silvertriton::cpu {
@@ -66,10 +66,11 @@ void resolve(const SearchRequests& requests, int64_t b, const SearchIndex& index
     request.probes = probes == 0 ? limits.probes : probes;
     request.candidates = candidates == 0 ? limits.candidates : candidates;
     request.query.prepare(query, dims, index.projection, index.items.dims);
-    for (int64_t e = 0; e < requests.exclude_width; ++e) {
-        const int32_t row = exclude[e] < 0 ? -1 : find_row(index.filters.item_ids, exclude[e]);
-        if (row >= 0) request.excluded.push_back(row);
-    }
+    const ItemIds& items = index.filters.item_ids;
+    request.places.resize(static_cast<size_t>(requests.exclude_width));
+    find_items(items, exclude, requests.exclude_width, request.places.data());
+    for (const int64_t place : request.places)
+        if (place >= 0) request.excluded.push_back(items.item_rows[place]);
     std::sort(request.excluded.begin(), request.excluded.end());
     request.excluded.erase(std::unique(request.excluded.begin(), request.excluded.end()), request.excluded.end());
 }
