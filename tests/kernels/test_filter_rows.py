@@ -250,6 +250,40 @@ def test_ranges_cut_at_every_position() -> None:
     catalogue.check(program_rows(codes))
 
 
+@pytest.mark.parametrize("unknown", [0, 3, 200])
+@pytest.mark.parametrize("buckets", [1, 5, 32])
+def test_ranges_of_one_number_joined_by_and(unknown: int, buckets: int) -> None:
+    """They run as one range; not where an OR or a NOT stands between, and not those of another number. `unknown`:
+    items without a value, which a posting list or a bitmap names; ends are open, and past each other."""
+    generator = np.random.default_rng(9)
+    items = 400
+    numbers = [generator.normal(size=items), np.round(generator.normal(size=items), 1)]
+    for values in numbers:
+        values[generator.permutation(items)[:unknown]] = np.nan
+    catalogue = Catalogue([*numbers, [frozenset([i % 3]) for i in range(items)]], items, buckets=buckets, frequent=10)
+
+    def some(number: int) -> list[int]:
+        low, high = generator.choice([-np.inf, -1.5, -0.4, 0.0, 0.3]), generator.choice([-0.5, 0.2, 1.0, np.inf])
+        return [head(RANGE, number, 2), bits(low), bits(high)]
+
+    both, key = [head(AND)], [head(ANY, 2, 1), 1]
+    codes: list[list[int]] = []
+    for _ in range(12):
+        first, second, third, other = some(0), some(0), some(0), some(1)
+        codes += [
+            [*first, *second, *both],
+            [*first, *second, *both, head(NOT)],
+            [*key, *first, *both, *second, *both, *third, *both],
+            [*first, *key, *both, *other, *both, *second, *both],
+            [*key, *first, *second, *both, *both],
+            [*key, *first, *both, *key, *second, *both, *both, *third, *both],
+            [*first, head(NOT), *second, *both],
+            [*first, *key, head(OR), *second, *both, *third, *both],
+            [*first, *other, *both, *second, head(OR), *third, *both],
+        ]
+    catalogue.check(program_rows(codes), f"unknown {unknown}, buckets {buckets}")
+
+
 def test_more_ranges_than_are_prepared() -> None:
     generator = np.random.default_rng(3)
     items = 40_000
