@@ -7,7 +7,7 @@ namespace {
 
 // Words of a request over which a block runs its program: some a thread, kFilterThreads apart, so that loads are
 // contiguous and an instruction is read once for all of them.
-constexpr int kFilterThreads = 128, kWordsOfThread = 4, kTileWords = kFilterThreads * kWordsOfThread;
+constexpr int kFilterThreads = 64, kWordsOfThread = 8, kTileWords = kFilterThreads * kWordsOfThread;
 using Words = uint32_t[kWordsOfThread];
 
 // Sets on the stack, and one in which posting lists are gathered.
@@ -99,23 +99,27 @@ class Evaluator {
     }
 
     __device__ void any_of(const int32_t* terms, int64_t count, const Words& needed, Words& found) {
-        bool gathers = false;
+        constexpr int kTogether = 4;
+        bool posted = false;
         for (int k = 0; k < kWordsOfThread; ++k) found[k] = 0;
-        for (int64_t i = 0; i < count; ++i) {
-            const int32_t term = terms[i];
-            if (term < 0) continue;
-            const int64_t bitmap = index_.term_bitmap[term];
-            if (bitmap >= 0) {
-                const uint32_t* words = index_.bitmaps + bitmap * index_.blocks + first_word_;
-                for (int k = 0; k < kWordsOfThread; ++k)
-                    if (needed[k] != 0) found[k] |= words[own_word(k)];
-            } else {
-                if (!gathers) start_gathering();
-                gathers = true;
-                gather(term);
+        ST_ROLLED
+        for (int64_t base = 0; base < count; base += kTogether) {
+            const uint32_t* bitmaps[kTogether];
+            for (int n = 0; n < kTogether; ++n) {
+                const int32_t term = base + n < count ? terms[base + n] : -1;
+                const int64_t bitmap = term < 0 ? -1 : index_.term_bitmap[term];
+                bitmaps[n] = bitmap < 0 ? nullptr : index_.bitmaps + bitmap * index_.blocks + first_word_;
+                posted = posted || (term >= 0 && bitmap < 0);
             }
+            for (int n = 0; n < kTogether; ++n)
+                for (int k = 0; k < kWordsOfThread; ++k)
+                    found[k] |= bitmaps[n] != nullptr && needed[k] != 0 ? bitmaps[n][own_word(k)] : 0;
         }
-        if (gathers) add_gathered(found);
+        if (!posted) return;
+        start_gathering();
+        for (int64_t i = 0; i < count; ++i)
+            if (terms[i] >= 0 && index_.term_bitmap[terms[i]] < 0) gather(terms[i]);
+        add_gathered(found);
     }
 
     __device__ void all_of(const int32_t* terms, int64_t count, const Words& needed, Words& found) {
@@ -170,7 +174,9 @@ class Evaluator {
     struct Prefix {
         const uint32_t* words;
         uint32_t flip;
-        __device__ uint32_t at(int word) const { return (words == nullptr ? 0 : words[word]) ^ flip; }
+        __device__ uint32_t at(int word, bool read) const {
+            return (read && words != nullptr ? words[word] : 0) ^ flip;
+        }
     };
 
     __device__ Prefix prefix(int64_t number, int64_t feature, int64_t prefix) {
@@ -197,19 +203,25 @@ class Evaluator {
         Words unsure;
         for (int k = 0; k < kWordsOfThread; ++k) {
             const int word = own_word(k);
-            found[k] = unsure[k] = 0;
-            if (needed[k] == 0) continue;
-            const uint32_t possible = ~below.at(word) & not_above.at(word) & index_.valid[first_word_ + word];
-            found[k] = possible & ~not_inside.at(word) & inside.at(word);
+            const bool read = needed[k] != 0;
+            const uint32_t possible =
+                ~below.at(word, read) & not_above.at(word, read) & (read ? index_.valid[first_word_ + word] : 0);
+            found[k] = possible & ~not_inside.at(word, read) & inside.at(word, read);
             unsure[k] = possible & ~found[k] & needed[k];
         }
         const double low = bound_of(instruction.operands[0]), high = bound_of(instruction.operands[1]);
         const double* values = index_.number_values + number * index_.rows() + first_word_ * kBlockRows;
-        for (int k = 0; k < kWordsOfThread; ++k) {
-            const double* of_word = values + own_word(k) * kBlockRows;
-            for (uint32_t bits = unsure[k]; bits != 0; bits &= bits - 1) {
-                const int row = __ffs(static_cast<int>(bits)) - 1;
-                if (of_word[row] >= low && of_word[row] <= high) found[k] |= 1u << row;
+        ST_ROLLED
+        for (uint32_t left = 1; left != 0;) {
+            double value[kWordsOfThread];
+            for (int k = 0; k < kWordsOfThread; ++k) {
+                const int row = __ffs(static_cast<int>(unsure[k])) - 1;
+                value[k] = row < 0 ? 0.0 : values[own_word(k) * kBlockRows + row];
+            }
+            left = 0;
+            for (int k = 0; k < kWordsOfThread; ++k) {
+                if (value[k] >= low && value[k] <= high) found[k] |= unsure[k] & (0u - unsure[k]);
+                left |= unsure[k] &= unsure[k] - 1;
             }
         }
     }
@@ -220,26 +232,6 @@ class Evaluator {
     const int64_t first_word_;
     FilterShared& shared_;
 };
-
-// Adds the rows of a warp's words to the counts of their clusters.
-__device__ void count_by_cluster(const FilterRun& run, int64_t b, int64_t word, uint32_t rows) {
-    const FilterIndex& index = run.index;
-    const int64_t first_word = word - lane_of_thread();
-    if (first_word >= index.blocks || index.clusters == 0) return;
-    int64_t cluster = warp_lower_bound(index.cluster_blocks, 0, index.clusters + 1, first_word + 1) - 1;
-    cluster = at_most(at_least(cluster, 0), index.clusters - 1);
-    while (cluster + 1 < index.clusters && index.cluster_blocks[cluster + 1] <= word) ++cluster;
-    // Lanes of one cluster follow each other: the last of them adds the sum of all.
-    const int32_t sum = warp_prefix_sum(__popc(rows));
-    const int64_t before = __shfl_up_sync(kAllLanes, cluster, 1);
-    const unsigned heads = __ballot_sync(kAllLanes, lane_of_thread() == 0 || before != cluster);
-    const unsigned own_heads = heads & (0xffffffffu >> (31 - lane_of_thread()));
-    const int head = 31 - __clz(static_cast<int>(own_heads));
-    const int32_t sum_before = __shfl_sync(kAllLanes, sum, head == 0 ? 0 : head - 1);
-    const bool is_last = lane_of_thread() == 31 || (heads >> (lane_of_thread() + 1) & 1u) != 0;
-    const int32_t own = head == 0 ? sum : sum - sum_before;
-    if (is_last && own > 0) atomicAdd(&run.cluster_passing[b * index.clusters + cluster], own);
-}
 
 ST_HOST_DEVICE inline int64_t tiles_of(const FilterRun& run) {
     return (run.index.blocks + kTileWords - 1) / kTileWords;
@@ -262,8 +254,8 @@ extern "C" __global__ void __launch_bounds__(silvertriton::cuda::kThreads)
 }
 
 // A block a tile of a request; tiles of the same words follow each other, so that requests find in the second-level
-// cache what others read. In a search, which counts by cluster, requests without a filter are left out, and nothing is
-// written for those that are not well.
+// cache what others read. In a search requests without a filter are left out, and nothing is written for those that are
+// not well.
 extern "C" __global__ void __launch_bounds__(silvertriton::cuda::kFilterThreads)
     silvertriton_filter(const __grid_constant__ silvertriton::cuda::FilterRun run) {
     using namespace silvertriton;
@@ -283,7 +275,6 @@ extern "C" __global__ void __launch_bounds__(silvertriton::cuda::kFilterThreads)
             const bool exists = word < run.index.blocks;
             const uint32_t passed = exists ? without_excluded(run, b, word, rows[k] & run.index.valid[word]) : 0;
             if (exists) run.call.words[b * run.index.blocks + word] = passed;
-            if (searches) count_by_cluster(run, b, word, passed);
             passing += __popc(passed);
         }
         passing = block_sum(passing, shared.sums);
