@@ -128,8 +128,8 @@ class Evaluator {
                 break;
             }
         }
-        for (const int32_t* at = cursor; at < std::min(last, cursor + (cursor - cursors_[term])); at += 16)
-            __builtin_prefetch(at, 0, 2);
+        const int32_t* asked = cursor + std::min(last - cursor, cursor - cursors_[term]);  // about as many as now
+        for (const int32_t* at = cursor; at < asked; at += 16) __builtin_prefetch(at, 0, 2);
         cursors_[term] = cursor;
     }
 

@@ -8,8 +8,8 @@
 
 namespace silvertriton::cpu {
 
-// Writes find_item of each of `ids` to `places`, which may be `ids`. A search in a large catalogue waits for memory at
-// almost every step; those of several ids wait together.
+// Writes find_item of each of `ids` to `places`, which may be `ids`; -1 for negative ids. A search in a large catalogue
+// waits for memory at almost every step; those of several ids wait together.
 inline void find_items(const ItemIds& items, const int64_t* ids, int64_t count, int64_t* places) {
     constexpr int64_t kTogether = 16;
     const bool none = items.items == 0 || items.rows == 0;
