@@ -52,11 +52,17 @@ class CudaMemory:
         """Copy the rows to the beginning, and wait for that. Raises `InvalidValue` where CUDA does not."""
         assert offset == 0, "the one input that may be on a device comes first"
         try:
-            cuda_shared_memory.set_shared_memory_region_from_dlpack(self._region, tensor.pieces)
+            try:
+                cuda_shared_memory.set_shared_memory_region_from_dlpack(self._region, tensor.joined())
+            except (
+                cuda_shared_memory.CudaSharedMemoryException
+            ):  # neighbours of two allocations, of which CUDA copies none
+                cuda_shared_memory.set_shared_memory_region_from_dlpack(self._region, tensor.pieces)
         except cuda_shared_memory.CudaSharedMemoryException as error:
             raise InvalidValue(f"shared_memory: copying on cuda:{self._device}: {_reason(error)}") from error
 
     def read(self, offset: int, shape: Sequence[int], dtype: np.dtype[Any], lease: Lease) -> DeviceArray:
+        # Its address by name; tritonclient's public view of a region would tell it in a capsule that it never frees.
         return DeviceArray(self._region._base_addr + offset, shape, dtype, self._device, lease)
 
     def wait(self) -> None:
@@ -66,7 +72,7 @@ class CudaMemory:
         try:
             _done(runtime.cudaDeviceSynchronize())
         finally:
-            _done(runtime.cudaSetDevice(before))
+            cuda_shared_memory.maybe_set_device(before)  # which begins no context where there was none
 
     def remove(self) -> None:
         """Nothing: results may lie in it, the last of which frees it."""

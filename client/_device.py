@@ -13,10 +13,8 @@ from client.errors import InvalidValue
 
 _CUDA = 2  # DLPack's kDLCUDA
 _LEGACY_STREAM = 1  # DLPack's number of CUDA's legacy default stream, for which the streams of tritonclient wait
-_DTYPES: dict[tuple[int, int], np.dtype[Any]] = {
-    (0, 64): np.dtype(np.int64),
-    (2, 32): np.dtype(np.float32),
-}  # by DLPack's type code and bits
+_KINDS = {0: "i", 2: "f"}  # NumPy's, by DLPack's type code
+_NAMES = {0: "int", 1: "uint", 2: "float", 4: "bfloat"}
 
 
 class Lease:
@@ -120,10 +118,6 @@ class DeviceArray:
     def __repr__(self) -> str:
         return f"<DeviceArray of {self.dtype} {list(self.shape)} on {self.device}>"
 
-    def follows(self, other: object) -> bool:
-        """Whether it begins where the other array ends."""
-        return isinstance(other, DeviceArray) and other._pointer + other.nbytes == self._pointer
-
 
 class DeviceRows:
     """[B, n] tensor of a request, some rows of which are on a device: `pieces`, flat arrays, one after the other."""
@@ -131,15 +125,23 @@ class DeviceRows:
     def __init__(self, shape: tuple[int, int], dtype: np.dtype[Any], pieces: Sequence[DeviceArray | NDArray[Any]]):
         self.shape, self.dtype = shape, dtype
         self.nbytes = math.prod(shape) * dtype.itemsize
-        self.pieces: list[DeviceArray | NDArray[Any]] = []
-        for piece in pieces:
-            last = self.pieces[-1] if self.pieces else None
-            if isinstance(piece, DeviceArray) and isinstance(last, DeviceArray) and piece.follows(last):
-                length = len(last) + len(piece)  # rows of one matrix are copied at once
-                both = (last._owner, piece._owner)
-                self.pieces[-1] = DeviceArray(last._pointer, (length,), dtype, last._number, both)
-            elif len(piece):
-                self.pieces.append(piece)
+        self.pieces = [piece for piece in pieces if len(piece)]
+
+    def joined(self) -> list[DeviceArray | NDArray[Any]]:
+        """The pieces, but those of the device that follow each other in memory, as rows of a matrix do, as one.
+
+        Whether they are of one allocation cannot be seen. `self` must outlive the list.
+        """
+        joined: list[Any] = []
+        for piece in self.pieces:
+            last = joined[-1] if joined else None
+            both = isinstance(piece, DeviceArray) and isinstance(last, DeviceArray)
+            if both and last._pointer + last.nbytes == piece._pointer:
+                shape = (len(last) + len(piece),)
+                joined[-1] = DeviceArray(last._pointer, shape, self.dtype, last._number, None)
+            else:
+                joined.append(piece)
+        return joined
 
 
 def is_on_device(value: object) -> bool:
@@ -167,12 +169,14 @@ def vector_on_device(where: str, value: Any, dtype: type, device: int | None) ->
     except Exception as error:
         raise InvalidValue(f"{where}: cannot be read through DLPack: {error}") from error
     shape = tuple(tensor.shape[: tensor.ndim])
-    got: np.dtype[Any] | None = _DTYPES.get((tensor.dtype.type_code.value, tensor.dtype.bits))
-    if got is None or got != np.dtype(dtype) or tensor.dtype.lanes != 1:
-        raise InvalidValue(f"{where}: got another dtype on cuda:{number}, expected {np.dtype(dtype)}")
+    code, bits = tensor.dtype.type_code.value, tensor.dtype.bits
+    expected: np.dtype[Any] = np.dtype(dtype)
+    if (_KINDS.get(code), bits, tensor.dtype.lanes) != (expected.kind, 8 * expected.itemsize, 1):
+        got = f"{_NAMES.get(code, 'numbers of ')}{bits}"
+        raise InvalidValue(f"{where}: got {got} on cuda:{number}, expected {expected}")
     if len(shape) != 1 or (tensor.strides and shape[0] > 1 and tensor.strides[0] != 1):
         raise InvalidValue(f"{where}: got shape {list(shape)} on cuda:{number}, expected one dimension, contiguous")
-    return DeviceArray((tensor.data or 0) + tensor.byte_offset, shape, got, number, capsule)
+    return DeviceArray((tensor.data or 0) + tensor.byte_offset, shape, expected, number, capsule)
 
 
 class _Address:

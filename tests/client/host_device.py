@@ -27,7 +27,7 @@ class HostMemory(SystemMemory):
 
     def write(self, offset: int, tensor: DeviceRows) -> None:  # type: ignore[override]
         assert offset == 0
-        contents = b"".join(map(bytes_of, tensor.pieces))
+        contents = b"".join(map(bytes_of, tensor.joined()))
         ctypes.memmove(self.address, contents, len(contents))
 
     def read(self, offset: int, shape: Sequence[int], dtype: np.dtype[Any], lease: Lease) -> Any:

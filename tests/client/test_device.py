@@ -135,8 +135,8 @@ def test_arrays_of_others_are_taken_as_they_lie() -> None:
     [
         (Other(VALUES[0]), None, r"query: is on cuda:0; make the client with shared_memory='cuda:0' .* copy it to the"),
         (Other(VALUES[0], 1), 0, r"query: is on cuda:1, the client shares memory of cuda:0; copy it there"),
-        (Other(VALUES[0].astype(np.float16)), 0, r"query: got another dtype on cuda:0, expected float32"),
-        (Other(np.arange(3)), 0, r"query: got another dtype on cuda:0, expected float32"),
+        (Other(VALUES[0].astype(np.float16)), 0, r"query: got float16 on cuda:0, expected float32"),
+        (Other(np.arange(3)), 0, r"query: got int64 on cuda:0, expected float32"),
         (Other(VALUES), 0, r"query: got shape \[4, 3\] on cuda:0, expected one dimension, contiguous"),
         (Other(VALUES[:, 1]), 0, r"query: got shape \[4\] on cuda:0, expected one dimension, contiguous"),
         (Other(np.frombuffer(bytes(12), np.float32)), 0, r"query: cannot be read through DLPack: .*readonly"),
@@ -152,7 +152,15 @@ def test_rows_of_one_matrix_are_one_piece() -> None:
     one, two, four = (vector_on_device("q", Other(VALUES[at]), np.float32, 0) for at in (0, 1, 3))
     rows = DeviceRows((4, 3), np.dtype(np.float32), [one, padding[:0], two, four, padding])
     assert rows.nbytes == 48
-    assert [bytes_of(piece) for piece in rows.pieces] == [VALUES[:2].tobytes(), VALUES[3].tobytes(), padding.tobytes()]
+    assert [bytes_of(piece) for piece in rows.pieces] == [
+        *(VALUES[at].tobytes() for at in (0, 1, 3)),
+        padding.tobytes(),
+    ]
+    assert [bytes_of(piece) for piece in rows.joined()] == [
+        VALUES[:2].tobytes(),
+        VALUES[3].tobytes(),
+        padding.tobytes(),
+    ]
 
 
 def schema(history: int) -> Schema:
@@ -179,6 +187,7 @@ def test_batches_are_encoded_as_on_the_host(name: str) -> None:
         assert isinstance(rows, DeviceRows)
         assert (rows.shape, rows.dtype) == (expected[name].shape, expected[name].dtype)
         assert b"".join(map(bytes_of, rows.pieces)) == expected[name].tobytes()
+        assert b"".join(map(bytes_of, rows.joined())) == expected[name].tobytes()
         for other in expected.keys() - {name}:
             np.testing.assert_array_equal(tensors[other], expected[other])
     same = device.encode([Request(**{name: row}) for row in values])
@@ -188,7 +197,7 @@ def test_batches_are_encoded_as_on_the_host(name: str) -> None:
 def test_what_does_not_fit_the_artifact() -> None:
     with pytest.raises(InvalidValue, match="query: got 4 numbers on cuda:0, expected 3"):
         Codec(schema(0), device=0).encode([Request(query=Other(np.zeros(4, np.float32)))])
-    with pytest.raises(InvalidValue, match="history: got another dtype on cuda:0, expected int64"):
+    with pytest.raises(InvalidValue, match="history: got int32 on cuda:0, expected int64"):
         Codec(schema(5), device=0).encode([Request(history=Other(np.zeros(4, np.int32)))])
     with pytest.raises(InvalidValue, match="query: is on cuda:0; make the client with shared_memory='cuda:0'"):
         Codec(schema(0)).encode([Request(query=Other(np.zeros(3, np.float32)))])

@@ -7,6 +7,7 @@ that get it where it lies.
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ import tritonclient.grpc as triton
 
 from builder.serving.server import StockServer
 from client import AsyncRetrievalClient, DeviceArray, F, InvalidValue, Request, Retrieval, RetrievalClient
-from tests.client.test_guide import ON_A_GPU
+from client._device import DeviceRows, Lease, vector_on_device
 from tests.end_to_end.conftest import Shop
 
 pytestmark = [
@@ -171,10 +172,35 @@ def test_memory_goes_back_to_the_device(server: StockServer, queries: torch.Tens
     assert abs(round_of_results() - first) < 32e6  # what is left is the server's and torch's
 
 
-def test_with_cupy(server: StockServer, shop: Shop) -> None:
+def test_rows_of_many_allocations_are_copied_as_those_of_one_matrix() -> None:
+    """Some of which may be neighbours, which CUDA may not copy at once."""
+    from client._cuda_memory import CudaMemory
+
+    cupy = imported_cupy()
+    values = np.random.default_rng(5).normal(size=(64, 128)).astype(np.float32)  # 512 bytes each: CUDA leaves no gap
+    before = cupy.cuda.get_allocator()
+    cupy.cuda.set_allocator(None)
+    try:
+        apart = [cupy.asarray(row) for row in values]
+    finally:
+        cupy.cuda.set_allocator(before)
+    memory = CudaMemory("unregistered", 1 << 21, 0)
+    for given in (apart, list(cupy.asarray(values)), list(torch.from_numpy(values).cuda())):
+        rows = [vector_on_device("query", row, np.float32, 0) for row in given]
+        memory.write(0, DeviceRows((64, 128), values.dtype, [np.zeros(128, np.float32)]))
+        memory.write(0, DeviceRows((64, 128), values.dtype, rows))
+        found = memory.read(0, (64, 128), values.dtype, Lease(lambda exported: None))
+        np.testing.assert_array_equal(np.asarray(found), values)
+
+
+def imported_cupy() -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a CUDA that it does not find, and does without
-        cupy = pytest.importorskip("cupy")
+        return pytest.importorskip("cupy")
+
+
+def test_with_cupy(server: StockServer, shop: Shop) -> None:
+    cupy = imported_cupy()
     with RetrievalClient(server.url, timeout=30) as client, shared(server) as device:
         expected = client.retrieve(query=shop.queries[2])
         result = device.retrieve(query=cupy.asarray(shop.queries[2]))
@@ -183,7 +209,9 @@ def test_with_cupy(server: StockServer, shop: Shop) -> None:
 
 
 def test_the_block_of_the_guide(server: StockServer, capsys: pytest.CaptureFixture[str]) -> None:
-    (block,) = ON_A_GPU
+    guide = (Path(__file__).parents[2] / "docs" / "client.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", guide, flags=re.DOTALL)
+    (block,) = (block for block in blocks if 'shared_memory="cuda:0"' in block)
     names: dict[str, Any] = {"KEY": server.admin_key}
     exec(block.replace("localhost:8001", server.url), names)
     assert names["ids"].tolist() == names["result"].item_ids.tolist()
@@ -199,7 +227,7 @@ def test_what_is_refused(server: StockServer, queries: torch.Tensor) -> None:
     ):
         client.retrieve(query=queries[0])
     with shared(server) as device:
-        with pytest.raises(InvalidValue, match="query: got another dtype on cuda:0, expected float32"):
+        with pytest.raises(InvalidValue, match="query: got float16 on cuda:0, expected float32"):
             device.retrieve(query=queries[0].half())
         with pytest.raises(InvalidValue, match="contiguous"):
             device.retrieve(query=queries[0].repeat(2)[::2])
