@@ -131,8 +131,6 @@ extern "C" __global__ void __launch_bounds__(silvertriton::cuda::kRequestThreads
         if (filtered) status = first_status(status, plan_program(run.filter, b, shared.plan));
         const float length = prepare_query(run, b, shared);
         const int32_t excluded = prepare_excluded(run, b, shared);
-        for (int64_t c = thread_of_block(); filtered && c < clusters; c += thread_count())
-            run.filter.cluster_passing[b * clusters + c] = 0;
         if (thread_of_block() == 0) {
             run.states[b] = {static_cast<int32_t>(at_most(probes == 0 ? run.limits.probes : probes, clusters)),
                              static_cast<int32_t>(candidates == 0 ? run.limits.candidates : candidates), filtered,
