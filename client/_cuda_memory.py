@@ -51,18 +51,18 @@ class CudaMemory:
     def write(self, offset: int, tensor: DeviceRows) -> None:
         """Copy the rows to the beginning, and wait for that. Raises `InvalidValue` where CUDA does not."""
         assert offset == 0, "the one input that may be on a device comes first"
+        fill = cuda_shared_memory.set_shared_memory_region_from_dlpack
+        refused = cuda_shared_memory.CudaSharedMemoryException
         try:
             try:
-                cuda_shared_memory.set_shared_memory_region_from_dlpack(self._region, tensor.joined())
-            except (
-                cuda_shared_memory.CudaSharedMemoryException
-            ):  # neighbours of two allocations, of which CUDA copies none
-                cuda_shared_memory.set_shared_memory_region_from_dlpack(self._region, tensor.pieces)
-        except cuda_shared_memory.CudaSharedMemoryException as error:
+                fill(self._region, tensor.joined())
+            except refused:  # neighbours of two allocations may not be copied at once
+                fill(self._region, tensor.pieces)
+        except refused as error:
             raise InvalidValue(f"shared_memory: copying on cuda:{self._device}: {_reason(error)}") from error
 
     def read(self, offset: int, shape: Sequence[int], dtype: np.dtype[Any], lease: Lease) -> DeviceArray:
-        # Its address by name; tritonclient's public view of a region would tell it in a capsule that it never frees.
+        # A private name: tritonclient's own view of a region tells the address in a capsule that it never frees.
         return DeviceArray(self._region._base_addr + offset, shape, dtype, self._device, lease)
 
     def wait(self) -> None:

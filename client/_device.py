@@ -135,8 +135,11 @@ class DeviceRows:
         joined: list[Any] = []
         for piece in self.pieces:
             last = joined[-1] if joined else None
-            both = isinstance(piece, DeviceArray) and isinstance(last, DeviceArray)
-            if both and last._pointer + last.nbytes == piece._pointer:
+            if (
+                isinstance(piece, DeviceArray)
+                and isinstance(last, DeviceArray)
+                and last._pointer + last.nbytes == piece._pointer
+            ):
                 shape = (len(last) + len(piece),)
                 joined[-1] = DeviceArray(last._pointer, shape, self.dtype, last._number, None)
             else:
