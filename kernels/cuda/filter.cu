@@ -7,13 +7,11 @@ namespace {
 
 // Words of a request over which a block runs its program: some a thread, kFilterThreads apart, so that loads are
 // contiguous and an instruction is read once for all of them.
-constexpr int kFilterThreads = 64, kWordsOfThread = 8, kTileWords = kFilterThreads * kWordsOfThread;
+constexpr int kFilterThreads = 128, kWordsOfThread = 4, kTileWords = kFilterThreads * kWordsOfThread;
 using Words = uint32_t[kWordsOfThread];
 
-// Sets on the stack, and one in which posting lists are gathered.
 struct FilterShared {
-    uint32_t sets[kMaxSets][kTileWords];
-    uint32_t posted[kTileWords];
+    uint32_t posted[kTileWords];  // the set in which posting lists are gathered
     int32_t sums[kMostWarps];
 };
 
@@ -30,34 +28,45 @@ class Evaluator {
           code_(run.call.program + b * run.call.program_width + 2),
           slots_(run.slots + b * run.call.program_width + 2),
           first_word_(first_word),
+          words_(static_cast<int>(at_most(run.index.blocks - first_word, kTileWords))),
           shared_(shared) {}
 
-    __device__ void run(Words& rows) {
+    // The set on top of the stack, in the end the result, is in registers, those below in local memory. A set that is
+    // met at once with the one below, which is what conditions of a conjunction are, needs no stack; nor is anything
+    // read for rows that the one below does not have.
+    __device__ void run(Words& top) {
         const int64_t length = code_[-1];
+        Words below[kMaxSets - 1];
         int sets = 0;
         Instruction instruction{};
+        for (int k = 0; k < kWordsOfThread; ++k) top[k] = ~0u;
         ST_ROLLED
         for (int64_t position = 0; position < length;) {
-            const int64_t head = position;
+            const int32_t* slots = slots_ + position;
+            const auto next_is = [&](Opcode opcode) {
+                return position < length && static_cast<Opcode>(code_[position] & 0xff) == opcode;
+            };
             read_instruction(code_, length, position, instruction);
             switch (instruction.opcode) {
                 case Opcode::kAnd:
                     sets -= 1;
-                    for (int k = 0; k < kWordsOfThread; ++k) set(sets - 1, k) &= set(sets, k);
+                    for (int k = 0; k < kWordsOfThread; ++k) top[k] &= below[sets - 1][k];
                     continue;
                 case Opcode::kOr:
                     sets -= 1;
-                    for (int k = 0; k < kWordsOfThread; ++k) set(sets - 1, k) |= set(sets, k);
+                    for (int k = 0; k < kWordsOfThread; ++k) top[k] |= below[sets - 1][k];
                     continue;
                 case Opcode::kNot:
-                    for (int k = 0; k < kWordsOfThread; ++k) set(sets - 1, k) = ~set(sets - 1, k);
+                    for (int k = 0; k < kWordsOfThread; ++k) top[k] = ~top[k];
                     continue;
                 default:
                     break;
             }
+            uint32_t flip = 0;
+            for (; next_is(Opcode::kNot); ++position) flip = ~flip;
+            const bool met = sets > 0 && next_is(Opcode::kAnd);
             Words needed, found;
-            find_needed(position, length, sets, needed);
-            const int32_t* slots = slots_ + head;
+            for (int k = 0; k < kWordsOfThread; ++k) needed[k] = own_word(k) >= words_ ? 0 : met ? top[k] : ~0u;
             switch (instruction.opcode) {
                 case Opcode::kAny:
                     any_of(slots + 1, instruction.count, needed, found);
@@ -75,29 +84,18 @@ class Evaluator {
                     range(instruction, slots, needed, found);
                     break;
             }
-            for (int k = 0; k < kWordsOfThread; ++k) set(sets, k) = found[k];
+            if (met) {
+                position += 1;
+                for (int k = 0; k < kWordsOfThread; ++k) top[k] &= found[k] ^ flip;
+                continue;
+            }
+            for (int k = 0; sets > 0 && k < kWordsOfThread; ++k) below[sets - 1][k] = top[k];
+            for (int k = 0; k < kWordsOfThread; ++k) top[k] = found[k] ^ flip;
             sets += 1;
         }
-        for (int k = 0; k < kWordsOfThread; ++k) rows[k] = length == 0 ? ~0u : set(0, k);
     }
 
   private:
-    __device__ uint32_t& set(int at, int k) { return shared_.sets[at][own_word(k)]; }
-
-    // Rows of which it matters whether the set made next has them: those of the set below, where the two (or the
-    // complement of the new one) are met at once; else all.
-    __device__ void find_needed(int64_t position, int64_t length, int sets, Words& needed) {
-        const auto is = [&](Opcode opcode) {
-            return position < length && static_cast<Opcode>(code_[position] & 0xff) == opcode;
-        };
-        while (is(Opcode::kNot)) ++position;
-        const bool met = sets > 0 && is(Opcode::kAnd);
-        for (int k = 0; k < kWordsOfThread; ++k) {
-            needed[k] = first_word_ + own_word(k) < index_.blocks ? ~0u : 0u;
-            if (met) needed[k] &= set(sets - 1, k);
-        }
-    }
-
     __device__ void any_of(const int32_t* terms, int64_t count, const Words& needed, Words& found) {
         constexpr int kTogether = 4;
         bool posted = false;
@@ -111,9 +109,12 @@ class Evaluator {
                 bitmaps[n] = bitmap < 0 ? nullptr : index_.bitmaps + bitmap * index_.blocks + first_word_;
                 posted = posted || (term >= 0 && bitmap < 0);
             }
+            Words read[kTogether];
             for (int n = 0; n < kTogether; ++n)
                 for (int k = 0; k < kWordsOfThread; ++k)
-                    found[k] |= bitmaps[n] != nullptr && needed[k] != 0 ? bitmaps[n][own_word(k)] : 0;
+                    read[n][k] = bitmaps[n] != nullptr && needed[k] != 0 ? bitmaps[n][own_word(k)] : 0;
+            for (int n = 0; n < kTogether; ++n)
+                for (int k = 0; k < kWordsOfThread; ++k) found[k] |= read[n][k];
         }
         if (!posted) return;
         start_gathering();
@@ -230,6 +231,7 @@ class Evaluator {
     const int64_t* code_;
     const int32_t* slots_;
     const int64_t first_word_;
+    const int words_;  // of the tile that exist
     FilterShared& shared_;
 };
 
@@ -256,7 +258,7 @@ extern "C" __global__ void __launch_bounds__(silvertriton::cuda::kThreads)
 // A block a tile of a request; tiles of the same words follow each other, so that requests find in the second-level
 // cache what others read. In a search requests without a filter are left out, and nothing is written for those that are
 // not well.
-extern "C" __global__ void __launch_bounds__(silvertriton::cuda::kFilterThreads)
+extern "C" __global__ void __launch_bounds__(silvertriton::cuda::kFilterThreads, 10)
     silvertriton_filter(const __grid_constant__ silvertriton::cuda::FilterRun run) {
     using namespace silvertriton;
     using namespace silvertriton::cuda;
