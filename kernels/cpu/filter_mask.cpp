@@ -80,6 +80,7 @@ class Evaluator {
     // chunk of each bitmap is read in turn.
     const uint32_t* chunk_of(const uint32_t* bitmap) const {
         const uint32_t* chunk = bitmap + start_;
+        if (plan_.terms.size() > kMostAsked) return chunk;
         const int64_t end = std::min(words_ + chunk_, index_.blocks - start_);
         for (int64_t w = words_; w < end; w += 16) __builtin_prefetch(chunk + w, 0, 2);
         return chunk;
@@ -148,6 +149,9 @@ class Evaluator {
         }
         return mask;
     }
+
+    // Terms up to which memory is asked ahead: the longest programs name the same bitmaps again and again.
+    static constexpr size_t kMostAsked = 256;
 
     const MaskPlan& masks_;
     const Plan& plan_;
