@@ -1,11 +1,13 @@
-// What each cluster may hold for each request: the product of its mean and the query, and its spread within reach.
+// What each cluster may hold for each request: the product of its mean and the query, and its spread within reach; and
+// how many of its rows pass the request's filter.
 
-#include "search.h"
+#include "count_passing.h"
 #include "search_kernels.h"
 #include "silvertriton/probing.h"
 #include "tile.h"
 
-// A warp 32 clusters, a row of the grid eight requests. Those that probe no clusters in order are left out.
+// A warp 32 clusters, a row of the grid eight requests. Those that probe no clusters in order get no
+// bounds.
 extern "C" __global__ void __launch_bounds__(silvertriton::cuda::kThreads)
     silvertriton_bounds(const __grid_constant__ silvertriton::cuda::SearchRun run) {
     using namespace silvertriton;
@@ -22,6 +24,8 @@ extern "C" __global__ void __launch_bounds__(silvertriton::cuda::kThreads)
     const int64_t batch = run.requests.batch;
     for (int64_t first = static_cast<int64_t>(blockIdx.y) * kTileQueries; first < batch;
          first += gridDim.y * kTileQueries) {
+        for (int64_t b = first; b < at_most(first + kTileQueries, batch); ++b)
+            if (run.results.status[b] == kStatusOk && run.states[b].filtered != 0) count_passing(run, b, block);
         const int64_t of_lane = first + lane_group();
         const int32_t* query = of_lane < batch ? run.query_codes + of_lane * run.query_groups : nullptr;
         int32_t sums[2][4] = {{0, 0, 0, 0}, {0, 0, 0, 0}};

@@ -5,95 +5,139 @@
 namespace silvertriton::cuda {
 namespace {
 
-// Sets on the stack of all threads, a word each, and a mask in which posting lists are gathered.
+// Words of a request over which a block runs its program: some a thread, kFilterThreads apart, so that loads are
+// contiguous and an instruction is read once for all of them.
+#if !defined(ST_FILTER_THREADS)  // of a plugin, whose blocks do more than this, there are others
+#define ST_FILTER_THREADS 64
+#endif
+constexpr int kTileWords = 512, kFilterThreads = ST_FILTER_THREADS, kWordsOfThread = kTileWords / kFilterThreads;
+using Words = uint32_t[kWordsOfThread];
+
+// Sets on the stack, and one in which posting lists are gathered.
 struct FilterShared {
-    uint32_t sets[kMaxSets][kThreads];
-    uint32_t posted[kThreads];
+    uint32_t sets[kMaxSets][kTileWords];
+    uint32_t posted[kTileWords];
     int32_t sums[kMostWarps];
 };
 
-// One program over the words of one block.
+// The k-th word of a thread in a tile.
+__device__ inline int own_word(int k) {
+    return thread_of_block() + k * kFilterThreads;
+}
+
+// One program over the words of a tile.
 class Evaluator {
   public:
     __device__ Evaluator(const FilterRun& run, int64_t b, int64_t first_word, FilterShared& shared)
-        : run_(run),
-          index_(run.index),
+        : index_(run.index),
           code_(run.call.program + b * run.call.program_width + 2),
           slots_(run.slots + b * run.call.program_width + 2),
           first_word_(first_word),
-          word_(first_word + thread_of_block()),
-          exists_(word_ < run.index.blocks),
           shared_(shared) {}
 
-    __device__ uint32_t run() {
+    __device__ void run(Words& rows) {
         const int64_t length = code_[-1];
-        const int own = thread_of_block();
         int sets = 0;
         Instruction instruction{};
+        ST_ROLLED
         for (int64_t position = 0; position < length;) {
             const int64_t head = position;
             read_instruction(code_, length, position, instruction);
             switch (instruction.opcode) {
                 case Opcode::kAnd:
                     sets -= 1;
-                    shared_.sets[sets - 1][own] &= shared_.sets[sets][own];
-                    break;
+                    for (int k = 0; k < kWordsOfThread; ++k) set(sets - 1, k) &= set(sets, k);
+                    continue;
                 case Opcode::kOr:
                     sets -= 1;
-                    shared_.sets[sets - 1][own] |= shared_.sets[sets][own];
-                    break;
+                    for (int k = 0; k < kWordsOfThread; ++k) set(sets - 1, k) |= set(sets, k);
+                    continue;
                 case Opcode::kNot:
-                    shared_.sets[sets - 1][own] = ~shared_.sets[sets - 1][own];
-                    break;
-                case Opcode::kAny:
-                    shared_.sets[sets++][own] = any_of(slots_ + head + 1, instruction.count);
-                    break;
-                case Opcode::kAll:
-                    shared_.sets[sets++][own] = all_of(slots_ + head + 1, instruction.count);
-                    break;
-                case Opcode::kUnknown:
-                    shared_.sets[sets++][own] = any_of(slots_ + head, 1);
-                    break;
-                case Opcode::kItems:
-                    shared_.sets[sets++][own] = items(slots_ + head + 1, instruction.count);
-                    break;
-                case Opcode::kRange:
-                    shared_.sets[sets++][own] = range(instruction, slots_ + head);
+                    for (int k = 0; k < kWordsOfThread; ++k) set(sets - 1, k) = ~set(sets - 1, k);
+                    continue;
+                default:
                     break;
             }
+            Words needed, found;
+            find_needed(position, length, sets, needed);
+            const int32_t* slots = slots_ + head;
+            switch (instruction.opcode) {
+                case Opcode::kAny:
+                    any_of(slots + 1, instruction.count, needed, found);
+                    break;
+                case Opcode::kAll:
+                    all_of(slots + 1, instruction.count, needed, found);
+                    break;
+                case Opcode::kUnknown:
+                    any_of(slots, 1, needed, found);
+                    break;
+                case Opcode::kItems:
+                    items(slots + 1, instruction.count, found);
+                    break;
+                default:  // kRange
+                    range(instruction, slots, needed, found);
+                    break;
+            }
+            for (int k = 0; k < kWordsOfThread; ++k) set(sets, k) = found[k];
+            sets += 1;
         }
-        return length == 0 ? ~0u : shared_.sets[0][own];
+        for (int k = 0; k < kWordsOfThread; ++k) rows[k] = length == 0 ? ~0u : set(0, k);
     }
 
   private:
-    __device__ uint32_t any_of(const int32_t* terms, int64_t count) {
-        uint32_t result = 0;
-        bool gathers = false;
-        for (int64_t i = 0; i < count; ++i) {
-            const int32_t term = terms[i];
-            if (term < 0) continue;
-            const int64_t bitmap = index_.term_bitmap[term];
-            if (bitmap >= 0) {
-                if (exists_) result |= index_.bitmaps[bitmap * index_.blocks + word_];
-            } else {
-                if (!gathers) start_gathering();
-                gathers = true;
-                gather(term);
-            }
+    __device__ uint32_t& set(int at, int k) { return shared_.sets[at][own_word(k)]; }
+
+    // Rows of which it matters whether the set made next has them: those of the set below, where the two (or the
+    // complement of the new one) are met at once; else all.
+    __device__ void find_needed(int64_t position, int64_t length, int sets, Words& needed) {
+        const auto is = [&](Opcode opcode) {
+            return position < length && static_cast<Opcode>(code_[position] & 0xff) == opcode;
+        };
+        while (is(Opcode::kNot)) ++position;
+        const bool met = sets > 0 && is(Opcode::kAnd);
+        for (int k = 0; k < kWordsOfThread; ++k) {
+            needed[k] = first_word_ + own_word(k) < index_.blocks ? ~0u : 0u;
+            if (met) needed[k] &= set(sets - 1, k);
         }
-        return gathers ? result | gathered() : result;
     }
 
-    __device__ uint32_t all_of(const int32_t* terms, int64_t count) {
-        uint32_t result = ~0u;
+    __device__ void any_of(const int32_t* terms, int64_t count, const Words& needed, Words& found) {
+        constexpr int kTogether = 4;
+        bool posted = false;
+        for (int k = 0; k < kWordsOfThread; ++k) found[k] = 0;
+        ST_ROLLED
+        for (int64_t base = 0; base < count; base += kTogether) {
+            const uint32_t* bitmaps[kTogether];
+            for (int n = 0; n < kTogether; ++n) {
+                const int32_t term = base + n < count ? terms[base + n] : -1;
+                const int64_t bitmap = term < 0 ? -1 : index_.term_bitmap[term];
+                bitmaps[n] = bitmap < 0 ? nullptr : index_.bitmaps + bitmap * index_.blocks + first_word_;
+                posted = posted || (term >= 0 && bitmap < 0);
+            }
+            for (int n = 0; n < kTogether; ++n)
+                for (int k = 0; k < kWordsOfThread; ++k)
+                    found[k] |= bitmaps[n] != nullptr && needed[k] != 0 ? bitmaps[n][own_word(k)] : 0;
+        }
+        if (!posted) return;
+        start_gathering();
         for (int64_t i = 0; i < count; ++i)
-            if (terms[i] < 0) return 0;  // a key no item has: no row has them all
-        for (int64_t i = 0; i < count; ++i) result &= any_of(terms + i, 1);
-        return result;
+            if (terms[i] >= 0 && index_.term_bitmap[terms[i]] < 0) gather(terms[i]);
+        add_gathered(found);
+    }
+
+    __device__ void all_of(const int32_t* terms, int64_t count, const Words& needed, Words& found) {
+        bool exist = true;  // a key no item has: no row has them all
+        for (int64_t i = 0; i < count; ++i) exist = exist && terms[i] >= 0;
+        for (int k = 0; k < kWordsOfThread; ++k) found[k] = exist ? ~0u : 0u;
+        for (int64_t i = 0; exist && i < count; ++i) {
+            Words having;
+            any_of(terms + i, 1, needed, having);
+            for (int k = 0; k < kWordsOfThread; ++k) found[k] &= having[k];
+        }
     }
 
     __device__ void start_gathering() {
-        shared_.posted[thread_of_block()] = 0;
+        for (int k = 0; k < kWordsOfThread; ++k) shared_.posted[own_word(k)] = 0;
         __syncthreads();
     }
 
@@ -101,87 +145,99 @@ class Evaluator {
     // outside.
     __device__ void gather(int64_t term) {
         const int64_t last = index_.term_postings[term + 1];
-        const int64_t first_row = first_word_ * kBlockRows, end_row = first_row + kThreads * kBlockRows;
+        const int64_t first_row = first_word_ * kBlockRows, end_row = first_row + kTileWords * kBlockRows;
         const int64_t first = warp_lower_bound(index_.postings, index_.term_postings[term], last, first_row);
-        for (int64_t i = first + thread_of_block(); i < last; i += kThreads) {
+        for (int64_t i = first + thread_of_block(); i < last; i += kFilterThreads) {
             const int64_t row = index_.postings[i];
             if (row >= end_row) break;
-            if (row >= first_row) atomicOr(&shared_.posted[(row - first_row) / kBlockRows], 1u << (row % kBlockRows));
+            if (row >= first_row) post(row - first_row);
         }
     }
 
-    __device__ uint32_t items(const int32_t* rows, int64_t count) {
+    __device__ void items(const int32_t* rows, int64_t count, Words& found) {
+        for (int k = 0; k < kWordsOfThread; ++k) found[k] = 0;
         start_gathering();
         const int64_t first_row = first_word_ * kBlockRows;
-        for (int64_t i = thread_of_block(); i < count; i += kThreads) {
+        for (int64_t i = thread_of_block(); i < count; i += kFilterThreads) {
             const int64_t row = rows[i] - first_row;
-            if (rows[i] >= 0 && row >= 0 && row < kThreads * kBlockRows)
-                atomicOr(&shared_.posted[row / kBlockRows], 1u << (row % kBlockRows));
+            if (rows[i] >= 0 && row >= 0 && row < kTileWords * kBlockRows) post(row);
         }
-        return gathered();
+        add_gathered(found);
     }
 
-    __device__ uint32_t gathered() {
+    // Rows count from the tile's first.
+    __device__ void post(int64_t row) { atomicOr(&shared_.posted[row / kBlockRows], 1u << (row % kBlockRows)); }
+
+    __device__ void add_gathered(Words& found) {
         __syncthreads();
-        return shared_.posted[thread_of_block()];
+        for (int k = 0; k < kWordsOfThread; ++k) found[k] |= shared_.posted[own_word(k)];
     }
 
-    __device__ uint32_t prefix(int64_t number, int64_t feature, int64_t prefix) {
-        if (prefix == 0) return 0;
-        if (prefix < index_.buckets)
-            return index_.number_bitmaps[(number * (index_.buckets - 1) + prefix - 1) * index_.blocks + word_];
+    // A prefix of a number's sorted rows: the bits of `words`, where that is not null, or with `flip` all others.
+    struct Prefix {
+        const uint32_t* words;
+        uint32_t flip;
+        __device__ uint32_t at(int word, bool read) const {
+            return (read && words != nullptr ? words[word] : 0) ^ flip;
+        }
+    };
+
+    __device__ Prefix prefix(int64_t number, int64_t feature, int64_t prefix) {
+        if (prefix == 0) return {nullptr, 0};
+        if (prefix < index_.buckets) {
+            const int64_t bitmap = number * (index_.buckets - 1) + prefix - 1;
+            return {index_.number_bitmaps + bitmap * index_.blocks + first_word_, 0};
+        }
         // Rows without a value have none that is in the range; where they are known, their values need not be read.
         const int64_t unknown = index_.term_bitmap[index_.feature_terms[feature]];
-        return unknown >= 0 ? ~index_.bitmaps[unknown * index_.blocks + word_] : ~0u;
+        return {unknown < 0 ? nullptr : index_.bitmaps + unknown * index_.blocks + first_word_, ~0u};
     }
 
     // Rows between the prefixes that are wholly inside are in the range; of those between these and the prefixes that
-    // are wholly outside, some one in sixteen, the values are read.
-    __device__ uint32_t range(const Instruction& instruction, const int32_t* slots) {
-        if (!exists_) return 0;
+    // are wholly outside, some one in sixteen, the values are read, where they are needed.
+    __device__ void range(const Instruction& instruction, const int32_t* slots, const Words& needed, Words& found) {
         const int64_t number = slots[2], feature = instruction.feature;
         const auto low_half = [](int32_t pair) { return static_cast<int64_t>(static_cast<uint32_t>(pair) & 0xffffu); };
         const auto high_half = [](int32_t pair) { return static_cast<int64_t>(static_cast<uint32_t>(pair) >> 16); };
-        const uint32_t candidates = ~prefix(number, feature, low_half(slots[0])) &
-                                    prefix(number, feature, high_half(slots[1])) & index_.valid[word_];
-        uint32_t result =
-            candidates & ~prefix(number, feature, high_half(slots[0])) & prefix(number, feature, low_half(slots[1]));
-        const double low = bound_of(instruction.operands[0]), high = bound_of(instruction.operands[1]);
-        const double* values = index_.number_values + number * index_.rows() + word_ * kBlockRows;
-        for (uint32_t bits = candidates & ~result; bits != 0; bits &= bits - 1) {
-            const int row = __ffs(static_cast<int>(bits)) - 1;
-            if (values[row] >= low && values[row] <= high) result |= 1u << row;
+        const Prefix below = prefix(number, feature, low_half(slots[0])),
+                     not_inside = prefix(number, feature, high_half(slots[0])),
+                     inside = prefix(number, feature, low_half(slots[1])),
+                     not_above = prefix(number, feature, high_half(slots[1]));
+        Words unsure;
+        for (int k = 0; k < kWordsOfThread; ++k) {
+            const int word = own_word(k);
+            const bool read = needed[k] != 0;
+            const uint32_t possible =
+                ~below.at(word, read) & not_above.at(word, read) & (read ? index_.valid[first_word_ + word] : 0);
+            found[k] = possible & ~not_inside.at(word, read) & inside.at(word, read);
+            unsure[k] = possible & ~found[k] & needed[k];
         }
-        return result;
+        const double low = bound_of(instruction.operands[0]), high = bound_of(instruction.operands[1]);
+        const double* values = index_.number_values + number * index_.rows() + first_word_ * kBlockRows;
+        ST_ROLLED
+        for (uint32_t left = 1; left != 0;) {
+            double value[kWordsOfThread];
+            for (int k = 0; k < kWordsOfThread; ++k) {
+                const int row = __ffs(static_cast<int>(unsure[k])) - 1;
+                value[k] = row < 0 ? 0.0 : values[own_word(k) * kBlockRows + row];
+            }
+            left = 0;
+            for (int k = 0; k < kWordsOfThread; ++k) {
+                if (value[k] >= low && value[k] <= high) found[k] |= unsure[k] & (0u - unsure[k]);
+                left |= unsure[k] &= unsure[k] - 1;
+            }
+        }
     }
 
-    const FilterRun& run_;
     const FilterIndex& index_;
     const int64_t* code_;
     const int32_t* slots_;
-    const int64_t first_word_, word_;
-    const bool exists_;
+    const int64_t first_word_;
     FilterShared& shared_;
 };
 
-// Adds the rows of a warp's words to the counts of their clusters.
-__device__ void count_by_cluster(const FilterRun& run, int64_t b, int64_t word, uint32_t rows) {
-    const FilterIndex& index = run.index;
-    const int64_t first_word = word - lane_of_thread();
-    if (first_word >= index.blocks || index.clusters == 0) return;
-    int64_t cluster = warp_lower_bound(index.cluster_blocks, 0, index.clusters + 1, first_word + 1) - 1;
-    cluster = at_most(at_least(cluster, 0), index.clusters - 1);
-    while (cluster + 1 < index.clusters && index.cluster_blocks[cluster + 1] <= word) ++cluster;
-    // Lanes of one cluster follow each other: the last of them adds the sum of all.
-    const int32_t sum = warp_prefix_sum(__popc(rows));
-    const int64_t before = __shfl_up_sync(kAllLanes, cluster, 1);
-    const unsigned heads = __ballot_sync(kAllLanes, lane_of_thread() == 0 || before != cluster);
-    const unsigned own_heads = heads & (0xffffffffu >> (31 - lane_of_thread()));
-    const int head = 31 - __clz(static_cast<int>(own_heads));
-    const int32_t sum_before = __shfl_sync(kAllLanes, sum, head == 0 ? 0 : head - 1);
-    const bool is_last = lane_of_thread() == 31 || (heads >> (lane_of_thread() + 1) & 1u) != 0;
-    const int32_t own = head == 0 ? sum : sum - sum_before;
-    if (is_last && own > 0) atomicAdd(&run.cluster_passing[b * index.clusters + cluster], own);
+ST_HOST_DEVICE inline int64_t tiles_of(const FilterRun& run) {
+    return (run.index.blocks + kTileWords - 1) / kTileWords;
 }
 
 }  // namespace
@@ -200,24 +256,31 @@ extern "C" __global__ void __launch_bounds__(silvertriton::cuda::kThreads)
     }
 }
 
-// A block 256 words of a request. In a search, which counts by cluster, requests without a filter are left out, and
-// nothing is written for those that are not well.
-extern "C" __global__ void __launch_bounds__(silvertriton::cuda::kThreads)
-    silvertriton_filter(silvertriton::cuda::FilterRun run) {
+// A block a tile of a request; tiles of the same words follow each other, so that requests find in the second-level
+// cache what others read. In a search requests without a filter are left out, and nothing is written for those that are
+// not well.
+extern "C" __global__ void __launch_bounds__(silvertriton::cuda::kFilterThreads)
+    silvertriton_filter(const __grid_constant__ silvertriton::cuda::FilterRun run) {
     using namespace silvertriton;
     using namespace silvertriton::cuda;
     __shared__ FilterShared shared;
-    const int64_t first_word = static_cast<int64_t>(blockIdx.x) * kThreads, word = first_word + thread_of_block();
     const bool searches = run.cluster_passing != nullptr;
-    for (int64_t b = blockIdx.y; b < run.call.batch; b += gridDim.y) {
+    const int64_t tiles = tiles_of(run) * run.call.batch;
+    for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+        const int64_t b = tile % run.call.batch, first_word = tile / run.call.batch * kTileWords;
         const bool good = run.call.status[b] == kStatusOk;
         if (searches && (!good || run.call.program[b * run.call.program_width + 1] == 0)) continue;
-        uint32_t rows = good ? Evaluator(run, b, first_word, shared).run() : 0;
-        rows = word < run.index.blocks ? rows & run.index.valid[word] : 0;
-        rows = without_excluded(run, b, word, rows);
-        if (word < run.index.blocks) run.call.words[b * run.index.blocks + word] = rows;
-        if (searches) count_by_cluster(run, b, word, rows);
-        const int32_t passing = block_sum(__popc(rows), shared.sums);
+        Words rows = {};
+        if (good) Evaluator(run, b, first_word, shared).run(rows);
+        int32_t passing = 0;
+        for (int k = 0; k < kWordsOfThread; ++k) {
+            const int64_t word = first_word + own_word(k);
+            const bool exists = word < run.index.blocks;
+            const uint32_t passed = exists ? without_excluded(run, b, word, rows[k] & run.index.valid[word]) : 0;
+            if (exists) run.call.words[b * run.index.blocks + word] = passed;
+            passing += __popc(passed);
+        }
+        passing = block_sum(passing, shared.sums);
         if (thread_of_block() == 0 && passing > 0) atomicAdd(&run.call.passing[b], passing);
     }
 }
@@ -225,10 +288,9 @@ extern "C" __global__ void __launch_bounds__(silvertriton::cuda::kThreads)
 namespace silvertriton::cuda {
 
 void launch_filter(Stream stream, const FilterRun& run) {
-    constexpr int64_t kMostRequests = 65535;  // in one dimension of a grid
-    const auto chunks = static_cast<unsigned>((run.index.blocks + kThreads - 1) / kThreads);
-    const auto requests = static_cast<unsigned>(run.call.batch < kMostRequests ? run.call.batch : kMostRequests);
-    launch("filter", silvertriton_filter, dim3(chunks, requests), kThreads, stream, run);
+    constexpr int64_t kMostBlocks = (int64_t{1} << 31) - 1;
+    const auto blocks = static_cast<unsigned>(at_most(tiles_of(run) * run.call.batch, kMostBlocks));
+    launch("filter", silvertriton_filter, dim3(blocks), kFilterThreads, stream, run);
 }
 
 int64_t filter_rows_bytes(const FilterCall& call) {

@@ -8,15 +8,11 @@ extern "C" __global__ void __launch_bounds__(silvertriton::cuda::kRequestThreads
     using namespace silvertriton;
     using namespace silvertriton::cuda;
     __shared__ PrepareShared shared;
-    const int64_t clusters = run.index.filters.clusters;
     for (int64_t i = static_cast<int64_t>(blockIdx.x) * thread_count() + thread_of_block(); i < run.wide.cleared_words;
          i += static_cast<int64_t>(gridDim.x) * thread_count())
         run.wide.cleared[i] = 0;
     for (int64_t b = blockIdx.x; b < run.requests.batch; b += gridDim.x) {
         prepare_request(run, b, shared);
-        const bool filtered = run.requests.program[b * run.requests.program_width + 1] != 0;
-        for (int64_t c = thread_of_block(); filtered && c < clusters; c += thread_count())
-            run.filter.cluster_passing[b * clusters + c] = 0;
         if (thread_of_block() == 0) run.filter.call.passing[b] = 0;
         __syncthreads();
     }

@@ -89,51 +89,89 @@ __device__ void append_tile(const SearchRun& run, const Columns& columns, int fi
     }
 }
 
-// Rows of one request that are not scored from codes: lane r has row r.
-__device__ void append_rows(const SearchRun& run, const Columns& columns, int column, int32_t block, uint32_t rows) {
-    const int64_t b = columns.request[column];
-    const int32_t row = block * kBlockRows + lane_of_thread();
-    float score = 0.0f;
-    if (columns.sparse[column] < kAllFit) {
-        ST_REACHED("vectors");
-        score = score_vectors(run, b, block, rows);
+// Blocks at most that a warp scans together, one a lane where their words of rows are looked at.
+constexpr int32_t kRunBlocks = 32;
+
+// Of blocks [first, last) those, a bit each, of which more than a few rows pass for the request of a column. The rows
+// of the others are scored from their vectors, 32 at a time.
+__device__ __attribute__((noinline)) uint32_t scan_sparse(const SearchRun& run, const Columns& columns, int column,
+                                                          int32_t first, int32_t last) {
+    constexpr int kRows = 2;
+    const int64_t b = columns.request[column], dims = run.index.vectors.dims;
+    const int32_t sparse = columns.sparse[column], lane = lane_of_thread();
+    const uint32_t present = first + lane < last ? columns.rows[column][first + lane] : 0;
+    const bool is_coded = __popc(present) > sparse;
+    const uint32_t rows = is_coded ? 0 : present;
+    const int32_t own = __popc(rows), end = warp_prefix_sum(own), total = __shfl_sync(kAllLanes, end, 31);
+    if (total > 0) ST_REACHED("vectors");
+    ST_ROLLED
+    for (int32_t base = 0; base < total; base += 16 * kRows) {
+        int32_t found[kRows];
+        const uint16_t* vectors[kRows];
+        float products[kRows];
+        for (int n = 0; n < kRows; ++n) {
+            const int32_t rank = base + 16 * n + lane / 2;
+            int from = 0;  // the lane that has the row of this rank
+            for (int step = 16; step > 0; step /= 2)
+                if (__shfl_sync(kAllLanes, end, from + step - 1) <= rank) from += step;
+            uint32_t left = __shfl_sync(kAllLanes, rows, from);
+            for (int32_t before = __shfl_sync(kAllLanes, end - own, from); before < rank; ++before) left &= left - 1;
+            const int32_t row = (first + from) * kBlockRows + __ffs(static_cast<int>(left)) - 1;
+            found[n] = rank < total ? row : -1;
+            const bool scored = found[n] >= 0 && sparse < kAllFit;
+            vectors[n] = scored ? run.index.vectors.vectors + row * dims : nullptr;
+        }
+        dot_rows(vectors, run.units + b * dims, dims, products);
+        for (int n = 0; n < kRows; ++n) {
+            const int32_t row = found[n];
+            const float score = vectors[n] != nullptr ? products[n] * run.index.vectors.scales[row] : 0.0f;
+            bool hit = row >= 0 && lane % 2 == 0 && score >= columns.floor[column];
+            if (hit && columns.excluded[column] > 0) hit = !is_excluded(run, b, columns.excluded[column], row);
+            append_hits(hit, packed_hit(score, row), columns.place[column], run.hits + b * run.room,
+                        run.wide.hit_places + b * run.room, run.room, &run.wide.progress[b].hits);
+        }
     }
-    bool hit = (rows >> lane_of_thread() & 1u) != 0 && score >= columns.floor[column];
-    if (hit && columns.excluded[column] > 0) hit = !is_excluded(run, b, columns.excluded[column], row);
-    append_hits(hit, packed_hit(score, row), columns.place[column], run.hits + b * run.room,
-                run.wide.hit_places + b * run.room, run.room, &run.wide.progress[b].hits);
+    return __ballot_sync(kAllLanes, is_coded);
 }
 
-// Scans blocks [first, last) of a cluster for the requests of `count` columns.
+// Scans blocks [first, last) of a cluster, kRunBlocks at most, for the requests of `count` columns.
 __device__ void scan_blocks(const SearchRun& run, int32_t first, int32_t last, int count, const Columns& columns) {
     const auto groups = static_cast<int32_t>(groups_of(run.index.items.dims));
     const int lane = lane_of_thread();
+    const unsigned sparse = __ballot_sync(kAllLanes, lane < count && columns.sparse[lane] > 0);
+    uint32_t visited = __popc(sparse) == count ? 0 : ~0u >> (kRunBlocks - (last - first));
+    for (unsigned left = sparse; left != 0; left &= left - 1)
+        visited |= scan_sparse(run, columns, __ffs(static_cast<int>(left)) - 1, first, last);
+    // The first block that is still to be visited, -1 where none is left.
+    const auto next = [&] { return visited == 0 ? -1 : first + __ffs(static_cast<int>(visited)) - 1; };
     const auto codes_of = [&](int32_t block) {
         return reinterpret_cast<const int32_t*>(run.index.items.codes) +
                static_cast<int64_t>(block) * (groups * kBlockRows);
     };
     const auto scale_of_lane = [&](int32_t block) { return run.index.items.scales[block * kBlockRows + lane]; };
-    const auto words_of = [&](int32_t block) { return lane < count && block < last ? columns.rows[lane][block] : 0; };
+    const auto words_of = [&](int32_t block) { return lane < count && block >= 0 ? columns.rows[lane][block] : 0; };
     // Columns, a bit each, for which rows are scored from codes.
     const auto coded_of = [&](uint32_t rows) {
         return __ballot_sync(kAllLanes, rows != 0 && __popc(rows) > columns.sparse[lane]);
     };
     // What a block needs is asked for while the one before is worked on, its words of rows one earlier still.
     const bool one_slab = groups <= kSlabGroups;
-    uint32_t rows = words_of(first), next_rows = words_of(first + 1);
+    int32_t block = next();
+    visited &= visited - 1;
+    uint32_t rows = words_of(block), next_rows = words_of(next());
     float scale = 0.0f;
     int4 held[kHeld];
     if (coded_of(rows) != 0) {
-        scale = scale_of_lane(first);
-        if (one_slab) load_codes(codes_of(first), groups, 0, held);
+        scale = scale_of_lane(block);
+        if (one_slab) load_codes(codes_of(block), groups, 0, held);
     }
-    for (int32_t block = first; block < last; ++block) {
-        const uint32_t coded = coded_of(rows), others = __ballot_sync(kAllLanes, rows != 0) & ~coded;
+    while (block >= 0) {
+        const uint32_t coded = coded_of(rows);
         const bool goes_on = coded_of(next_rows) != 0;
         const auto ask_for_next = [&] {
             if (!goes_on) return;
-            scale = scale_of_lane(block + 1);
-            if (one_slab) load_codes(codes_of(block + 1), groups, 0, held);
+            scale = scale_of_lane(next());
+            if (one_slab) load_codes(codes_of(next()), groups, 0, held);
         };
 
         ST_ROLLED
@@ -163,13 +201,11 @@ __device__ void scan_blocks(const SearchRun& run, int32_t first, int32_t last, i
             }
             append_tile(run, columns, start, block, scores, passing);
         }
-        for (uint32_t left = others; left != 0; left &= left - 1) {
-            const int column = __ffs(static_cast<int>(left)) - 1;
-            append_rows(run, columns, column, block, __shfl_sync(kAllLanes, rows, column));
-        }
         if (coded == 0) ask_for_next();
+        block = next();
+        visited &= visited - 1;
         rows = next_rows;
-        next_rows = words_of(block + 2);
+        next_rows = words_of(next());
     }
 }
 
@@ -192,17 +228,20 @@ extern "C" __global__ void __launch_bounds__(silvertriton::cuda::kThreads, 2)
     for (auto slot = static_cast<int32_t>(warp * slots / warps); slot < end;) {
         const Chunk chunk = wide.chunks[phase * wide.chunk_room + slot / kChunkBlocks];
         const BlockRange blocks = blocks_of(run.index.filters, chunk.cluster);
-        const int32_t skipped = slot % kChunkBlocks, left = kChunkBlocks - skipped;
-        const int32_t first = static_cast<int32_t>(blocks.first) + chunk.number * kChunkBlocks + skipped;
-        const int32_t count_of_blocks = left < end - slot ? left : end - slot;
-        slot += count_of_blocks;
-        const auto last = static_cast<int32_t>(at_most(first + count_of_blocks, blocks.last));
+        // The chunks of a cluster follow each other.
+        const int32_t before = chunk.number * kChunkBlocks + slot % kChunkBlocks;
+        const auto chunks = static_cast<int32_t>((blocks.last - blocks.first + kChunkBlocks - 1) / kChunkBlocks);
+        const auto taken =
+            static_cast<int32_t>(at_most(at_most(chunks * kChunkBlocks - before, end - slot), kRunBlocks));
+        slot += taken;
+        const int32_t first = static_cast<int32_t>(blocks.first) + before;
+        const auto last = static_cast<int32_t>(at_most(first + taken, blocks.last));
         if (first >= last) continue;
-        const uint32_t* wanted = wide.wanted + (phase * run.index.filters.clusters + chunk.cluster) * wide.wanted_words;
+        const int64_t wanted = (phase * run.index.filters.clusters + chunk.cluster) * wide.wanted_words;
         int count = 0;
-        for (int64_t word = 0; word <= wide.wanted_words; ++word) {
+        for (int32_t word = 0; word <= wide.wanted_words; ++word) {
             const bool is_end = word == wide.wanted_words;
-            const uint32_t bits = is_end ? 0 : wanted[word];
+            const uint32_t bits = is_end ? 0 : wide.wanted[wanted + word];
             if (is_end || count + __popc(bits) > kColumns) {
                 __syncwarp();
                 scan_blocks(run, first, last, count, columns);
@@ -211,7 +250,7 @@ extern "C" __global__ void __launch_bounds__(silvertriton::cuda::kThreads, 2)
             }
             if ((bits >> lane_of_thread() & 1u) != 0) {
                 const int column = count + __popc(bits & ((1u << lane_of_thread()) - 1));
-                describe(run, chunk.cluster, static_cast<int32_t>(32 * word) + lane_of_thread(), column, columns);
+                describe(run, chunk.cluster, 32 * word + lane_of_thread(), column, columns);
             }
             count += __popc(bits);
         }

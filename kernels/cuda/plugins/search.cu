@@ -1,10 +1,13 @@
 // The plugin of Search. A block does all for a request: one node's kernel must not read what another's has written, as
 // TensorRT runs nodes by themselves, on anything, to see how long they take.
 
-#include "../filter.cu"
+#include "../count_passing.h"
 #include "../prepare.h"
 #include "../search_memory.h"
 #include "numbers.h"
+
+#define ST_FILTER_THREADS 256  // kThreads
+#include "../filter.cu"
 
 namespace silvertriton::cuda {
 namespace {
@@ -16,34 +19,37 @@ struct PluginShared {
     SearchShared search;
 };
 
-// Runs the program of a request; counts the rows that pass, of all clusters and of each.
+// Runs the program of a request; counts the rows that pass.
 __device__ void filter_request(const FilterRun& run, int64_t b, FilterShared& shared) {
-    for (int64_t c = thread_of_block(); c < run.index.clusters; c += thread_count())
-        run.cluster_passing[b * run.index.clusters + c] = 0;
     int32_t passing = 0;
-    for (int64_t first = 0; first < run.index.blocks; first += kThreads) {
+    for (int64_t first = 0; first < run.index.blocks; first += kTileWords) {
         __syncthreads();
-        const int64_t word = first + thread_of_block();
-        uint32_t rows = Evaluator(run, b, first, shared).run();
-        rows = word < run.index.blocks ? without_excluded(run, b, word, rows & run.index.valid[word]) : 0;
-        if (word < run.index.blocks) run.call.words[b * run.index.blocks + word] = rows;
-        count_by_cluster(run, b, word, rows);
-        passing += __popc(rows);
+        Words rows;
+        Evaluator(run, b, first, shared).run(rows);
+        for (int k = 0; k < kWordsOfThread; ++k) {
+            const int64_t word = first + own_word(k);
+            if (word >= run.index.blocks) continue;
+            const uint32_t passed = without_excluded(run, b, word, rows[k] & run.index.valid[word]);
+            run.call.words[b * run.index.blocks + word] = passed;
+            passing += __popc(passed);
+        }
     }
     passing = block_sum(passing, shared.sums);
     if (thread_of_block() == 0) run.call.passing[b] = passing;
     __syncthreads();
 }
 
-// What each cluster may hold, as in bounds.cu.
+// What each cluster may hold, and how many of its rows pass, as in bounds.cu.
 __device__ void find_bounds(const SearchRun& run, int64_t b) {
     const SearchIndex& index = run.index;
     const RequestState state = run.states[b];
     const int64_t passing = rows_passing(run, b, state);
-    if (passing <= 0 || is_exact(run, state, passing)) return;
-    const float reach = reach_at(index, passing);
+    const bool is_wanted = passing > 0 && !is_exact(run, state, passing);
+    const float reach = is_wanted ? reach_at(index, passing) : 0.0f;
     const int64_t groups = groups_of(index.centroids.dims);
     for (int64_t block = warp_of_thread(); block < index.centroids.blocks; block += warp_count()) {
+        if (state.filtered != 0) count_passing(run, b, block);
+        if (!is_wanted) continue;
         const auto* codes = reinterpret_cast<const int32_t*>(index.centroids.codes) + block * groups * kBlockRows;
         const int32_t sum = dot_block(codes, groups, run.query_codes + b * run.query_groups);
         const int64_t cluster = block * kBlockRows + lane_of_thread();
