@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from builder.export.onnx_nodes import DOMAIN
 from builder.export.plugins import PLUGINS, Plugin, as_weights
@@ -43,7 +44,9 @@ def with_plugins(model: ir.Model) -> list[PluginNode]:
         shapes = {}
         for at, (name, kind) in enumerate(plugin.inputs.items()):
             given = node.inputs[at]
-            assert given is not None and given.dtype is not None and given.name is not None
+            assert given is not None
+            assert given.name is not None
+            assert given.dtype is not None
             assert given.dtype.numpy() == kind, f"{node.op_type} {name}: {given.dtype}, expected {kind}"
             if name not in plugin.weights:
                 continue
@@ -131,7 +134,7 @@ def _plugin_of(node: ir.Node) -> Plugin:
     return next(p for p in PLUGINS.values() if p.operator.replace("_", "") == node.op_type.lower())
 
 
-def _initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+def _initializer(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
     value = ir.Value(
         name=name, const_value=ir.tensor(array), type=ir.TensorType(ir.tensor(array).dtype), shape=ir.Shape(array.shape)
     )

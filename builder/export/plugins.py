@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from builder import oplib
 from builder.errors import BuilderError
@@ -24,7 +25,7 @@ from builder.nvcc import Nvcc, find_nvcc
 
 Shape = tuple[Any, ...]
 Sizes = Mapping[str, Any]
-"""By name: ints, or of a request TensorRT's symbolic ones, which know +, *, // with one another and ints to the right."""
+"""By name: ints, or of a request TensorRT's symbolic ones, which know +, * and //, of ints to the right too."""
 
 AS_WORDS = {"float64": "int64", "int8": "int32", "float16": "int32"}
 """The type that weights of a type have in a plan."""
@@ -86,7 +87,7 @@ def require_nvcc() -> Nvcc:
     return nvcc
 
 
-def as_weights(array: np.ndarray) -> np.ndarray:
+def as_weights(array: NDArray[Any]) -> NDArray[Any]:
     """Weights [n] as a plan has them, of the same bytes, and of as many zeros as fill the last word."""
     flat = array.reshape(-1)
     kind = AS_WORDS.get(flat.dtype.name, flat.dtype.name)

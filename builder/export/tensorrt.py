@@ -1,5 +1,5 @@
-"""A TensorRT plan from an ONNX network: with the operators' kernels in it as plugins, or of the plain network. The stock
-server's TensorRT backend serves either without any library of ours."""
+"""A TensorRT plan of a network with the operators' kernels in it as plugins, or of a plain one. The stock server's
+TensorRT backend serves either without any library of ours."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-// The plugin of Search. A block does all for a request: one node's kernel must not read what another's has written, as
-// TensorRT runs nodes by themselves, on anything, to see how long they take.
+// The plugin of Search. A block does all for a request: a plugin must not trust what another has written, as TensorRT
+// runs them to see how long they take, and says nothing of what they are given then.
 
 #include "../count_passing.h"
 #include "../prepare.h"

@@ -36,6 +36,7 @@ def library() -> ctypes.CDLL:
         oplib.compile_library(path, files, [*command, "-shared"], [])
     loaded = ctypes.CDLL(str(path))
     loaded.st_plugin.restype = ctypes.c_bool
+    loaded.st_plugin_scratch.restype = ctypes.c_int64
     return loaded
 
 
@@ -69,6 +70,12 @@ def start(plugin: Plugin, numbers: Mapping[str, int], inputs: Sequence[Tensor]) 
     for (kind, shape), output in zip(results, outputs, strict=True):
         assert (output[-GUARD:] == CANARY).all(), f"{plugin.entry} writes behind an output of {kind} {shape}"
     return [_tensor(output, kind, shape) for (kind, shape), output in zip(results, outputs, strict=True)]
+
+
+def scratch_bytes(plugin: Plugin, sizes: Mapping[str, int], numbers: Mapping[str, int]) -> int:
+    """Of scratch memory that the kernel lays out."""
+    given = [(ctypes.c_int64 * max(len(of), 1))(*of.values()) for of in (sizes, numbers)]
+    return int(library().st_plugin_scratch(plugin.operator.encode(), *given))
 
 
 def _words_of(kind: str, shape: tuple[int, ...]) -> int:

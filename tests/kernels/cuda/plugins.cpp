@@ -52,3 +52,38 @@ extern "C" __attribute__((visibility("default"))) bool st_plugin(const char* ent
 #undef ST_PLUGIN
     return false;
 }
+
+// Bytes of scratch memory that a plugin's kernel lays out, for sizes and numbers in the order of its definition.
+extern "C" __attribute__((visibility("default"))) int64_t st_plugin_scratch(const char* operation, const int64_t* sizes,
+                                                                            const int64_t* numbers) {
+    using namespace silvertriton;
+    using namespace silvertriton::cuda;
+    Parts parts(nullptr);
+    if (operation == std::string("search")) {
+        const auto& n = *reinterpret_cast<const SearchNumbers*>(numbers);
+        SearchRequests requests{};
+        requests.batch = sizes[0];
+        requests.program_width = sizes[1];
+        requests.exclude_width = sizes[2];
+        SearchIndex index{};
+        const float projection = 0.0f;
+        index.items.dims = n.code_dims;
+        index.vectors.dims = n.dims;
+        index.projection = n.projects != 0 ? &projection : nullptr;
+        index.filters.blocks = n.blocks;
+        index.filters.clusters = n.clusters;
+        plan_search(parts, requests, index, {n.probes, n.candidates, n.max_candidates, n.exact_rows}, {}, 0);
+    } else if (operation == std::string("neighbour_scores")) {
+        plan_neighbour_scores(parts, sizes[0], sizes[2], sizes[1]);
+    } else if (operation == std::string("select")) {
+        return sizes[0] * power_of_two(sizes[1]) * 8;
+    } else if (operation == std::string("select_diverse")) {
+        const auto& n = *reinterpret_cast<const DiverseNumbers*>(numbers);
+        Scored scored{};
+        scored.batch = sizes[0];
+        scored.candidates = sizes[1];
+        scored.k = n.k;
+        plan_select_diverse(parts, scored, {nullptr, nullptr, n.rows, n.dims}, {0.5f, 0.5f});
+    }
+    return parts.bytes();
+}

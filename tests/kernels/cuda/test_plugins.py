@@ -137,6 +137,21 @@ def test_searches_with_filters_exclusions_faults_and_without(seed: int) -> None:
     compare("search", items.arguments(requests[-1:], limits), f"seed {seed}, no filter and no exclusions")
 
 
+@BY_OPERATOR
+def test_anything_may_stand_in_a_request(plugin: Plugin) -> None:
+    """TensorRT runs a plugin to time it while it builds, and says nothing of what it then gives it."""
+    generator = np.random.default_rng(7)
+    for share in (0.02, 1.0):
+        given = all_arguments(plugin.operator, 3)
+        for name in plugin.inputs:
+            if name in plugin.weights:
+                continue
+            good = given[name].numpy()
+            noise = np.frombuffer(generator.bytes(good.nbytes), good.dtype).reshape(good.shape)
+            given[name] = torch.from_numpy(np.where(generator.random(good.shape) < share, noise, good))
+        compare(plugin.operator, given, f"{share} of what a request says is noise")
+
+
 @pytest.mark.parametrize("mmr", [1.0, 0.6])
 @pytest.mark.parametrize("grouped", [False, True])
 def test_rules_and_none(mmr: float, grouped: bool) -> None:
@@ -165,6 +180,18 @@ def test_many_candidates_fit_into_the_scratch_memory() -> None:
         graph = all_arguments("neighbour_scores", batch, max(count, 300))
         graph["rows"] = graph["ids"].argsort()[None].int().expand(batch, -1)[:, -count:].contiguous()
         compare("neighbour_scores", graph, f"{count} candidates")
+
+
+@BY_OPERATOR
+def test_there_is_as_much_scratch_memory_as_a_kernel_lays_out(plugin: Plugin) -> None:
+    random = Random(5)
+    _, numbers = sizes_and_numbers(plugin)
+    for _ in range(300):
+        sizes = {name: random.choice([1, 2, random.randint(1, 3000)]) for name in plugin.sizes}
+        for name in numbers:
+            numbers[name] = random.choice([1, random.randint(1, 3000)])
+        rows = plugin.results({**sizes, **numbers})[-1][1] if plugin.scratch else (0, 0)
+        assert plugin_calls.scratch_bytes(plugin, sizes, numbers) <= 8 * rows[0] * rows[1], (sizes, numbers)
 
 
 def compare(operator: str, given: dict[str, Any], note: str) -> None:
