@@ -209,7 +209,7 @@ _PLUGINS = (
             "stats": _of_request("int32", 4),
             "status": _of_request("int32"),
         },
-        256,
+        512,
         lambda sizes: sizes["batch"],
         _search_numbers,
         _search_scratch,

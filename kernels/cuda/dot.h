@@ -11,8 +11,8 @@ __device__ inline bool is_aligned(const void* pointer) {
 
 // Dot products of `kRows` fp16 rows [D] and a query [D], in the order of silvertriton/instruction_set.h: component i
 // goes to sum i mod 16. Two neighbouring lanes share rows, each has eight of the sums; both get the products. Called by
-// whole warps; a row that is null has a product of 0.
-template <int kRows>
+// whole warps; a row that is null has a product of 0. `kAhead` loads of a row are under way at once.
+template <int kAhead, int kRows>
 __device__ inline void dot_rows(const uint16_t* const (&rows)[kRows], const float* query, int64_t dims,
                                 float (&products)[kRows]) {
     float sums[kRows][8] = {};
@@ -20,17 +20,26 @@ __device__ inline void dot_rows(const uint16_t* const (&rows)[kRows], const floa
     bool aligned = dims % 8 == 0 && is_aligned(query);
     for (int n = 0; n < kRows; ++n) aligned = aligned && is_aligned(rows[n]);
     if (aligned) {
-        for (int64_t i = first; i < dims; i += 16) {
-            uint4 halves[kRows];
-            for (int n = 0; n < kRows; ++n)
-                halves[n] = rows[n] != nullptr ? *reinterpret_cast<const uint4*>(rows[n] + i) : uint4{0, 0, 0, 0};
-            const float4 low = *reinterpret_cast<const float4*>(query + i);
-            const float4 high = *reinterpret_cast<const float4*>(query + i + 4);
-            const float factors[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-            for (int n = 0; n < kRows; ++n) {
-                const unsigned pairs[4] = {halves[n].x, halves[n].y, halves[n].z, halves[n].w};
-                for (int k = 0; k < 8; ++k)
-                    sums[n][k] += float_of_half(static_cast<uint16_t>(pairs[k / 2] >> (16 * (k % 2)))) * factors[k];
+        for (int64_t start = first; start < dims; start += 16 * kAhead) {
+            uint4 halves[kAhead][kRows];
+            for (int step = 0; step < kAhead; ++step)
+                for (int n = 0; n < kRows; ++n) {
+                    const int64_t i = start + 16 * step;
+                    const bool exists = rows[n] != nullptr && i < dims;
+                    halves[step][n] = exists ? *reinterpret_cast<const uint4*>(rows[n] + i) : uint4{0, 0, 0, 0};
+                }
+            for (int step = 0; step < kAhead; ++step) {
+                const int64_t i = start + 16 * step;
+                if (i >= dims) break;
+                const float4 low = *reinterpret_cast<const float4*>(query + i);
+                const float4 high = *reinterpret_cast<const float4*>(query + i + 4);
+                const float factors[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+                for (int n = 0; n < kRows; ++n) {
+                    const uint4 eight = halves[step][n];
+                    const unsigned pairs[4] = {eight.x, eight.y, eight.z, eight.w};
+                    for (int k = 0; k < 8; ++k)
+                        sums[n][k] += float_of_half(static_cast<uint16_t>(pairs[k / 2] >> (16 * (k % 2)))) * factors[k];
+                }
             }
         }
     } else {
@@ -51,7 +60,7 @@ __device__ inline void dot_rows(const uint16_t* const (&rows)[kRows], const floa
 __device__ inline float dot_row(const uint16_t* row, const float* query, int64_t dims) {
     const uint16_t* const rows[1] = {row};
     float product[1];
-    dot_rows(rows, query, dims, product);
+    dot_rows<1>(rows, query, dims, product);
     return product[0];
 }
 

@@ -145,7 +145,7 @@ class RequestSearch {
                 const int64_t i = base + n * together;
                 rows[n] = i < count ? index_.vectors.vectors + row_of(hits_[i]) * dims : nullptr;
             }
-            dot_rows(rows, run_.requests.query + b_ * dims, dims, products);
+            dot_rows<1>(rows, run_.requests.query + b_ * dims, dims, products);
             for (int n = 0; n < kRows; ++n) {
                 const int64_t i = base + n * together;
                 if (i >= count || thread_of_block() % 2 != 0) continue;

@@ -96,7 +96,7 @@ constexpr int32_t kRunBlocks = 32;
 // of the others are scored from their vectors, 32 at a time.
 __device__ __attribute__((noinline)) uint32_t scan_sparse(const SearchRun& run, const Columns& columns, int column,
                                                           int32_t first, int32_t last) {
-    constexpr int kRows = 2;
+    constexpr int kRows = 1, kAhead = 4;
     const int64_t b = columns.request[column], dims = run.index.vectors.dims;
     const int32_t sparse = columns.sparse[column], lane = lane_of_thread();
     const uint32_t present = first + lane < last ? columns.rows[column][first + lane] : 0;
@@ -108,7 +108,7 @@ __device__ __attribute__((noinline)) uint32_t scan_sparse(const SearchRun& run, 
     for (int32_t base = 0; base < total; base += 16 * kRows) {
         int32_t found[kRows];
         const uint16_t* vectors[kRows];
-        float products[kRows];
+        float scales[kRows], products[kRows];
         for (int n = 0; n < kRows; ++n) {
             const int32_t rank = base + 16 * n + lane / 2;
             int from = 0;  // the lane that has the row of this rank
@@ -120,11 +120,12 @@ __device__ __attribute__((noinline)) uint32_t scan_sparse(const SearchRun& run, 
             found[n] = rank < total ? row : -1;
             const bool scored = found[n] >= 0 && sparse < kAllFit;
             vectors[n] = scored ? run.index.vectors.vectors + row * dims : nullptr;
+            scales[n] = scored ? run.index.vectors.scales[row] : 0.0f;
         }
-        dot_rows(vectors, run.units + b * dims, dims, products);
+        dot_rows<kAhead>(vectors, run.units + b * dims, dims, products);
         for (int n = 0; n < kRows; ++n) {
             const int32_t row = found[n];
-            const float score = vectors[n] != nullptr ? products[n] * run.index.vectors.scales[row] : 0.0f;
+            const float score = products[n] * scales[n];
             bool hit = row >= 0 && lane % 2 == 0 && score >= columns.floor[column];
             if (hit && columns.excluded[column] > 0) hit = !is_excluded(run, b, columns.excluded[column], row);
             append_hits(hit, packed_hit(score, row), columns.place[column], run.hits + b * run.room,

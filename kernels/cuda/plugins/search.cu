@@ -2,12 +2,10 @@
 // runs them to see how long they take, and says nothing of what they are given then.
 
 #include "../count_passing.h"
+#include "../filter_tile.h"
 #include "../prepare.h"
 #include "../search_memory.h"
 #include "numbers.h"
-
-#define ST_FILTER_THREADS 256  // kThreads
-#include "../filter.cu"
 
 namespace silvertriton::cuda {
 namespace {
@@ -24,15 +22,7 @@ __device__ void filter_request(const FilterRun& run, int64_t b, FilterShared& sh
     int32_t passing = 0;
     for (int64_t first = 0; first < run.index.blocks; first += kTileWords) {
         __syncthreads();
-        Words rows;
-        Evaluator(run, b, first, shared).run(rows);
-        for (int k = 0; k < kWordsOfThread; ++k) {
-            const int64_t word = first + own_word(k);
-            if (word >= run.index.blocks) continue;
-            const uint32_t passed = without_excluded(run, b, word, rows[k] & run.index.valid[word]);
-            run.call.words[b * run.index.blocks + word] = passed;
-            passing += __popc(passed);
-        }
+        passing += filter_tile<kRequestThreads>(run, b, first, true, shared);
     }
     passing = block_sum(passing, shared.sums);
     if (thread_of_block() == 0) run.call.passing[b] = passing;
@@ -63,7 +53,7 @@ __device__ void find_bounds(const SearchRun& run, int64_t b) {
 }  // namespace
 }  // namespace silvertriton::cuda
 
-extern "C" __global__ void __launch_bounds__(silvertriton::cuda::kThreads) silvertriton_plugin_search(
+extern "C" __global__ void __launch_bounds__(silvertriton::cuda::kRequestThreads) silvertriton_plugin_search(
     const float* query, const int64_t* filter, const int64_t* exclude, const int32_t* limits, const int32_t* status,
     const float* projection, const int8_t* codes, const float* scales, const int32_t* row_codes,
     const uint16_t* vectors, const int64_t* ids, const int32_t* item_rows, const int8_t* centroid_codes,
