@@ -21,15 +21,19 @@ from onnx.reference.op_run import OpRun
 
 from builder import nvcc
 from builder.errors import BuilderError
+from builder.export.artifact import export
 from builder.export.formats import check_formats
+from builder.export.manifest import verify
 from builder.export.onnx import write_with_plugins
 from builder.export.onnx_nodes import DOMAIN
 from builder.export.plugin_nodes import PluginNode, register
 from builder.export.plugins import Plugin
+from builder.export.sources import read_source
 from builder.export.tensorrt import LENGTHS, write_plan
 from builder.export.torchscript import script
 from builder.network.pipeline import OUTPUT_NAMES, Pipeline, input_names
 from builder.network.ranking import RANKING_OUTPUTS, Ranking, ranking_names
+from tests.builder.artifacts import configs, listing, write_config
 from tests.builder.export.onnx_networks import CANDIDATES, IDS, Made, make, requests
 from tests.builder.export.test_onnx import VARIANTS, same
 from tests.kernels.cuda import plugin_calls
@@ -211,6 +215,29 @@ def test_without_nvcc_it_is_refused_before_anything_is_built(monkeypatch: pytest
         BuilderError, match=r"^--format tensorrt: there is no nvcc.*\n.* --format tensorrt-plain needs none"
     ):
         check_formats(["tensorrt"], own_tower=False, diverse=False)
+
+
+def test_an_export_builds_the_plan_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but TensorRT's part."""
+    plugins, operators = StandIn(), []
+    monkeypatch.setitem(sys.modules, "stand_in.plugin", plugins)
+    monkeypatch.setattr("builder.export.tensorrt.require_tensorrt", lambda: ModuleType("stand_in"))
+    monkeypatch.setattr("builder.export.plugins.require_nvcc", lambda: None)
+    monkeypatch.setattr(Plugin, "ptx", lambda plugin: f"PTX of {plugin.operator}")
+
+    def build(source: Path, path: Path, tensorrt: ModuleType) -> None:
+        nodes = [node.op_type for node in onnx.load(source).graph.node if node.domain == DOMAIN]
+        assert set(nodes) <= {name.removeprefix(f"{DOMAIN}::") for name in plugins.launched}
+        operators.append([name.rpartition("_")[0] for name in nodes])
+        path.write_bytes(b"a plan")
+
+    monkeypatch.setattr("builder.export.tensorrt.write_plan", build)
+    config = write_config(tmp_path, np.eye(8, dtype=np.float32), "diversity: {mmr: 0.5}\nindex: {results: 3}\n")
+    version = export(read_source(config), tmp_path / "repository", formats=["tensorrt"])
+    assert operators == [["resolve_weights", "search", "select_diverse"], ["resolve_weights", "rescore"]]
+    files = {"libsilvertriton_ops.so", "model.plan", "model.pt", "model.py"}
+    assert set(verify(version).files) == files
+    assert listing(version.parent / "configs") == configs("tensorrt.pbtxt")
 
 
 def test_a_version_has_one_plan() -> None:
