@@ -12,6 +12,7 @@ with RetrievalClient("localhost:8001", model="retrieval", timeout=1.0) as client
 from client._async_client import AsyncRetrievalClient
 from client._client import RetrievalClient
 from client._codec import Codec
+from client._device import DeviceArray
 from client._explanation import Explanation
 from client._models import Hit, Ranking, Request, Retrieval, Stats
 from client.contract import Contract, Rules
@@ -73,6 +74,7 @@ __all__ = [
     "ConnectionFailed",
     "Contract",
     "DeadlineExceeded",
+    "DeviceArray",
     "Explanation",
     "F",
     "Feature",

@@ -9,7 +9,15 @@ from typing import Any, TypeVar
 from numpy.typing import ArrayLike
 
 from client._core import Core
-from client._endpoints import addresses_of, check_compression, check_hedge, check_shared_memory, connected, given
+from client._endpoints import (
+    addresses_of,
+    check_compression,
+    check_hedge,
+    check_shared_memory,
+    connected,
+    device_number,
+    given,
+)
 from client._explanation import Explanation
 from client._models import Ranking, Request, Retrieval
 from client._steps import Infer, Pause, Step, Steps
@@ -45,7 +53,7 @@ class AsyncRetrievalClient:
         headers: Mapping[str, str] | None = None,
         compression: Compression | None = None,
         tls: TLS | None = None,
-        shared_memory: bool = False,
+        shared_memory: bool | str = False,
         max_filter_words: int | None = None,
         transport: AsyncTransport | Sequence[AsyncTransport] | None = None,
     ) -> None:
@@ -73,6 +81,7 @@ class AsyncRetrievalClient:
             retry=retry,
             headers=headers,
             max_filter_words=max_filter_words,
+            device=device_number(shared_memory),
         )
 
     async def schema(self) -> Schema:

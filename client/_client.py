@@ -10,7 +10,15 @@ from typing import Any, TypeVar
 from numpy.typing import ArrayLike
 
 from client._core import Core
-from client._endpoints import addresses_of, check_compression, check_hedge, check_shared_memory, connected, given
+from client._endpoints import (
+    addresses_of,
+    check_compression,
+    check_hedge,
+    check_shared_memory,
+    connected,
+    device_number,
+    given,
+)
 from client._explanation import Explanation
 from client._models import Ranking, Request, Retrieval
 from client._steps import Infer, Pause, Step, Steps
@@ -42,7 +50,9 @@ class RetrievalClient:
         case-insensitive.
     `compression`: of requests, "gzip" or "deflate"; the server chooses for its answers.
     `tls`: how to encrypt; None: not at all.
-    `shared_memory`: tensors travel through system shared memory, for a server on this host.
+    `shared_memory`: for a server on this host. True: tensors travel through system shared memory. "cuda:0": through
+        memory of that CUDA device, which must also be the server's: `query` and `history` may be arrays on it (anything
+        with `__dlpack__`), the arrays of a `Retrieval` are `DeviceArray`s there. Needs `silvertriton[cuda]`.
     `max_filter_words`: of a filter's program; longer ones are refused before they are sent. None: what the artifact
         allows.
     `transport`: takes the place of gRPC, one or one an address; it stays the caller's to close.
@@ -63,7 +73,7 @@ class RetrievalClient:
         headers: Mapping[str, str] | None = None,
         compression: Compression | None = None,
         tls: TLS | None = None,
-        shared_memory: bool = False,
+        shared_memory: bool | str = False,
         max_filter_words: int | None = None,
         transport: Transport | Sequence[Transport] | None = None,
     ) -> None:
@@ -90,6 +100,7 @@ class RetrievalClient:
             retry=retry,
             headers=headers,
             max_filter_words=max_filter_words,
+            device=device_number(shared_memory),
         )
 
     @property

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from client._device import DeviceArray, DeviceRows, is_on_device, vector_on_device
 from client._models import Request, Retrieval, Stats
 from client._values import FLOAT32_MAX, id_bytes, key_function, number, words
 from client.contract import Contract
@@ -62,8 +63,8 @@ class Row(NamedTuple):
 
     categories: bytes
     numbers: bytes
-    history: bytes
-    query: bytes
+    history: bytes | DeviceArray
+    query: bytes | DeviceArray
     program: bytes
     exclude: bytes
     task_weights: bytes
@@ -74,10 +75,17 @@ class Row(NamedTuple):
 class Codec:
     """Encodes and decodes for one schema; what depends only on the schema is computed once. Threads may share it.
 
-    `contract`: what the artifact understands beside its schema; left out, all that this release knows.
+    `contract`: what the artifact understands beside its schema; left out, all that this release knows. `device`: number
+    of the CUDA device that `query` and `history` may be on, as their transport shares its memory with the server.
     """
 
-    def __init__(self, schema: Schema, contract: Contract = Contract()) -> None:  # noqa: B008 - immutable
+    def __init__(
+        self,
+        schema: Schema,
+        contract: Contract = Contract(),  # noqa: B008 - immutable
+        device: int | None = None,
+    ) -> None:
+        self._device = device
         self.schema = schema
         self.contract = contract
         self._filters = FilterCompiler(schema, contract.opcodes, contract.max_filter_words)
@@ -103,14 +111,14 @@ class Codec:
     def check(self, request: Request) -> Row:
         """Check one request and bring its values into the form that travels. Raises `RequestError`."""
         schema = self.schema
-        history = b""
-        query = b""
+        history: bytes | DeviceArray = b""
+        query: bytes | DeviceArray = b""
         if self._tower:
             categories, numbers = self._user(request.user or {})
             if request.query is not None:
                 raise InvalidValue("query: this artifact computes it from user and history; leave it out")
             if request.history is not None:
-                history = id_bytes("history", request.history, newest=schema.history_length or None)
+                history = self._history(request.history)
                 if not schema.history_length and len(history):
                     raise InvalidValue("history: this artifact takes none; leave it out")
         else:
@@ -119,7 +127,7 @@ class Codec:
                 raise InvalidValue(
                     "user, history: this artifact has no user tower and takes only query; leave them out"
                 )
-            query = _query(request.query, schema.query_dims).tobytes()
+            query = self._query(request.query)
         condition = request.filter
         weights = request.task_weights
         probes, candidates = request.probes, request.candidates
@@ -153,9 +161,17 @@ class Codec:
             for position, (name, _) in enumerate(self._numbers):
                 tensors[name] = values[:, position : position + 1]
         if self.schema.query_dims:
-            tensors["query"] = np.frombuffer(b"".join(queries), np.float32).reshape(len(rows), -1)
+            if self._device is not None and _any_on_device(queries):
+                tensors["query"] = _device_rows(queries, self.schema.query_dims, np.float32)
+            else:
+                tensors["query"] = np.frombuffer(b"".join(queries), np.float32).reshape(len(rows), -1)
         elif self.schema.history_length:
-            tensors["history"] = padded(histories, LEAST_IDS, -1)
+            if self._device is not None and _any_on_device(histories):
+                longest = max(len(row) if isinstance(row, DeviceArray) else len(row) // 8 for row in histories)
+                width = max(LEAST_IDS, 1 << (longest - 1).bit_length())
+                tensors["history"] = _device_rows(histories, width, np.int64)
+            else:
+                tensors["history"] = padded(histories, LEAST_IDS, -1)
         tensors["filter"] = padded(programs, _LEAST_WORDS, 0)
         tensors["exclude"] = padded(excludes, LEAST_IDS, -1)
         tensors["task_weights"] = np.frombuffer(b"".join(weights), np.float32).reshape(len(rows), -1)
@@ -203,6 +219,21 @@ class Codec:
             search = Stats(probed, passing, scanned, exact != 0)
             results.append(Retrieval(row_ids, row_scores, row_tasks, tasks, search, latency, version))
         return results
+
+    def _query(self, query: Any) -> bytes | DeviceArray:
+        dims = self.schema.query_dims
+        if not is_on_device(query):
+            return _query(query, dims).tobytes()
+        vector = vector_on_device("query", query, np.float32, self._device)
+        if len(vector) != dims:
+            raise InvalidValue(f"query: got {len(vector)} numbers on {vector.device}, expected {dims}")
+        return vector
+
+    def _history(self, history: Any) -> bytes | DeviceArray:
+        newest = self.schema.history_length
+        if not is_on_device(history):
+            return id_bytes("history", history, newest=newest or None)
+        return vector_on_device("history", history, np.int64, self._device)[-newest:]
 
     def _user(self, user: Mapping[str, Any]) -> tuple[bytes, bytes]:
         if type(user) is not dict and not isinstance(user, Mapping):
@@ -269,6 +300,19 @@ def padded(rows: Sequence[bytes], least: int, fill: int) -> NDArray[np.int64]:
     padding = (_MINUS_ONE if fill == -1 else _ZERO) * (width // 8)
     table = b"".join([row + padding[len(row) :] for row in rows])
     return np.frombuffer(table, np.int64).reshape(len(rows), -1)
+
+
+def _any_on_device(rows: Sequence[bytes | DeviceArray]) -> bool:
+    return any(isinstance(row, DeviceArray) for row in rows)
+
+
+def _device_rows(rows: Sequence[bytes | DeviceArray], width: int, dtype: type) -> Any:
+    """Rows of at most `width` numbers, on a device or not, padded with -1 to `DeviceRows` [B, width]."""
+    pieces: list[DeviceArray | NDArray[Any]] = []
+    for row in rows:  # a bytearray: only what may be written to is given through DLPack
+        values: Any = row if isinstance(row, DeviceArray) else np.frombuffer(bytearray(row), dtype)
+        pieces += (values, np.full(width - len(values), -1, dtype))
+    return DeviceRows((len(rows), width), np.dtype(dtype), pieces)
 
 
 def _limited(name: str, value: int | None, most: int, limit: str, default: int) -> int:

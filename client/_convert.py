@@ -39,5 +39,6 @@ def to_pandas(result: Retrieval | Ranking) -> Any:
 
 
 def _columns(result: Retrieval | Ranking) -> dict[str, NDArray[Any]]:
-    tasks = {f"task_{name}": result.task_scores[:, position] for position, name in enumerate(result.task_names)}
-    return {"item_id": result.item_ids, "score": result.scores, **tasks}
+    scores = np.asarray(result.task_scores)
+    tasks = {f"task_{name}": scores[:, position] for position, name in enumerate(result.task_names)}
+    return {"item_id": np.asarray(result.item_ids), "score": np.asarray(result.scores), **tasks}

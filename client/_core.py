@@ -63,6 +63,7 @@ class Core:
         retry: Retry | None,
         headers: Mapping[str, str] | None,
         max_filter_words: int | None,
+        device: int | None,
     ) -> None:
         self.name = name  # of the client, for messages
         self.balancer = Balancer(endpoints)
@@ -72,7 +73,7 @@ class Core:
         self._version = version_text(version)
         self._retry = Retry(attempts=1) if retry is None else retry
         self._headers = header_fields(headers)
-        self._serving = Serving(name, self.balancer, model, self._version, most_filter_words(max_filter_words))
+        self._serving = Serving(name, self.balancer, model, self._version, most_filter_words(max_filter_words), device)
 
     def codec(self) -> Steps[Codec]:
         self._require_open()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from client._balancer import Endpoint
 from client.errors import InvalidValue, invalid_value
 from client.options import Compression
+
+_DEVICE = re.compile(r"cuda:([0-9]{1,3})")
 
 
 def addresses_of(address: str | Sequence[str]) -> list[str]:
@@ -57,7 +60,17 @@ def check_compression(compression: Compression | None) -> None:
         raise invalid_value("compression", compression, '"gzip", "deflate" or None')
 
 
-def check_shared_memory(shared_memory: bool, hedge: float | None, transport: object) -> None:
+def device_number(shared_memory: bool | str) -> int | None:
+    """The N of `shared_memory="cuda:N"`, None for True and False. Raises `InvalidValue`."""
+    if isinstance(shared_memory, bool):
+        return None
+    if isinstance(shared_memory, str) and (found := _DEVICE.fullmatch(shared_memory)):
+        return int(found[1])
+    raise invalid_value("shared_memory", shared_memory, 'True, False, or a device such as "cuda:0"')
+
+
+def check_shared_memory(shared_memory: bool | str, hedge: float | None, transport: object) -> None:
     """Raise `InvalidValue` where it cannot be used."""
+    device_number(shared_memory)
     if shared_memory and (hedge is not None or transport is not None):
         raise InvalidValue("shared_memory: goes with neither hedge= nor transport=; leave it or them out")

@@ -84,7 +84,7 @@ def _explaining(
     excluded = request.exclude is not None and item_id in item_ids("exclude", request.exclude).tolist()
     if own.count == 0:
         return Explanation(item_id, "unknown_item", ("unknown_item", *(("excluded",) if excluded else ())), k)
-    item = _Item(item_id, as_asked, k, float(own.scores[0]), schema, contract.rules)
+    item = _Item(item_id, as_asked, k, own.scores[0].tolist(), schema, contract.rules)
     if item.is_found(asked):
         return item.explained("returned", asked, as_asked)
     if tests and not at_once:
@@ -175,14 +175,14 @@ class _Item:
             position = self.position(result)
             return position is not None and position > self.k
         return result.count >= self.k and self.is_after(
-            float(result.scores[self.k - 1]), int(result.item_ids[self.k - 1])
+            result.scores[self.k - 1].tolist(), result.item_ids[self.k - 1].tolist()
         )
 
     def is_close(self, result: Retrieval) -> bool:
         """Whether only rounding parts it from the k-th: a reranker's scores may vary with the size of a batch."""
         if self.spread or result.count < self.k:
             return False
-        return math.isclose(self.score, float(result.scores[self.k - 1]), rel_tol=_ROUNDING)
+        return math.isclose(self.score, result.scores[self.k - 1].tolist(), rel_tol=_ROUNDING)
 
     def explained(self, outcome: Outcome, result: Retrieval, request: Request, *, sure: bool = False) -> Explanation:
         """By the result of a request; `sure`: that the item was a candidate."""
@@ -194,7 +194,7 @@ class _Item:
             self.k,
             self.score,
             self.position(result),
-            None if self.spread or result.count < self.k else float(result.scores[self.k - 1]),
+            None if self.spread or result.count < self.k else result.scores[self.k - 1].tolist(),
             probes=None if request.probes == self.asked.probes else request.probes,
             candidates=None if request.candidates == self.asked.candidates else request.candidates,
             rules=self.rules,

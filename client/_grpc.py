@@ -12,6 +12,7 @@ import grpc
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
+from client._endpoints import device_number
 from client._messages import SERVICE, closed, config_answer, config_request, failure, infer_answer, infer_request
 from client._shared_memory import Slot, Slots, may_pass, not_registered, unregister_request
 from client.errors import SchemaMismatch, ServerError, SilverTritonError
@@ -29,18 +30,20 @@ _OPTIONS = (
     # A pool of its own: two transports to one address are two connections.
     ("grpc.use_local_subchannel_pool", 1),
 )
-_REGISTER, _UNREGISTER = "SystemSharedMemoryRegister", "SystemSharedMemoryUnregister"
+_NAMES = (
+    "ModelInfer",
+    "ModelConfig",
+    "SystemSharedMemoryRegister",
+    "SystemSharedMemoryUnregister",
+    "CudaSharedMemoryRegister",
+    "CudaSharedMemoryUnregister",
+)
 _METHODS = {
-    "ModelInfer": (service_pb2.ModelInferRequest.SerializeToString, service_pb2.ModelInferResponse.FromString),
-    "ModelConfig": (service_pb2.ModelConfigRequest.SerializeToString, service_pb2.ModelConfigResponse.FromString),
-    _REGISTER: (
-        service_pb2.SystemSharedMemoryRegisterRequest.SerializeToString,
-        service_pb2.SystemSharedMemoryRegisterResponse.FromString,
-    ),
-    _UNREGISTER: (
-        service_pb2.SystemSharedMemoryUnregisterRequest.SerializeToString,
-        service_pb2.SystemSharedMemoryUnregisterResponse.FromString,
-    ),
+    name: (
+        getattr(service_pb2, f"{name}Request").SerializeToString,
+        getattr(service_pb2, f"{name}Response").FromString,
+    )
+    for name in _NAMES
 }
 _UNREGISTER_TIMEOUT = 1.0  # seconds
 
@@ -54,11 +57,11 @@ class GrpcTransport:
         *,
         tls: TLS | None = None,
         compression: Compression | None = None,
-        shared_memory: bool = False,
+        shared_memory: bool | str = False,
     ) -> None:
         self._address = address
         self._closed = False
-        self._slots = Slots() if shared_memory else None
+        self._slots = Slots(device_number(shared_memory)) if shared_memory else None
         self._key = NO_HEADERS  # the headers that registered a slot, for closing: the protocol may be restricted
         self._started: set[Any] = set()  # calls under way: one that nobody refers to is cancelled by grpc
         options, credentials = _channel_settings(tls)
@@ -114,7 +117,7 @@ class GrpcTransport:
     def close(self) -> None:
         """Close the channel; calls in progress end with `ClientClosed`."""
         if self._slots is not None:
-            self._forget(self._slots.close(), self._key)
+            self._forget(self._slots.kind, self._slots.close(), self._key)
         self._closed = True
         self._channel.close()
 
@@ -133,10 +136,12 @@ class GrpcTransport:
             slot, request, shapes = slots.take(model, version, inputs)
             try:
                 if not slot.registered:
-                    self._register(slot, model, ends - monotonic(), headers)
-                    self._forget(slots.forgettable(), headers)
+                    self._register(slots.kind, slot, model, ends - monotonic(), headers)
+                    self._forget(slots.kind, slots.forgettable(), headers)
                 response = self._called("ModelInfer", request, model, max(1e-3, ends - monotonic()), headers)
-                return slots.answer(slot, request, response, shapes, f"{model!r} at {self._address}")
+                answer = slots.answer(slot, request, response, shapes, f"{model!r} at {self._address}")
+                if answer is not None:
+                    return answer
             except BaseException as error:
                 slots.retire(slot, shapes)
                 if not again or not may_pass(error):
@@ -144,17 +149,19 @@ class GrpcTransport:
                 again = False
                 slots.forget_registrations()
 
-    def _register(self, slot: Slot, model: str, timeout: float, headers: Headers) -> None:
+    def _register(self, kind: str, slot: Slot, model: str, timeout: float, headers: Headers) -> None:
+        request = slot.memory.register_request()
         try:
-            self._called(_REGISTER, slot.register_request(), model, max(1e-3, timeout), headers)
+            self._called(f"{kind}SharedMemoryRegister", request, model, max(1e-3, timeout), headers)
         except (ServerError, SchemaMismatch) as error:
-            raise not_registered(error) from error
+            raise not_registered(error, kind) from error
         slot.registered, self._key = True, headers
 
-    def _forget(self, slots: list[str], headers: Headers) -> None:
-        for name in slots:
+    def _forget(self, kind: str, slots: list[Slot], headers: Headers) -> None:
+        for slot in slots:
+            request = unregister_request(kind, slot.name)
             with contextlib.suppress(SilverTritonError):  # it may be gone, with all it knew
-                self._called(_UNREGISTER, unregister_request(name), name, _UNREGISTER_TIMEOUT, headers)
+                self._called(f"{kind}SharedMemoryUnregister", request, slot.name, _UNREGISTER_TIMEOUT, headers)
 
     def _called(self, method: str, request: Any, model: str, timeout: float, headers: Headers) -> Any:
         try:
@@ -196,11 +203,11 @@ class AsyncGrpcTransport:
         *,
         tls: TLS | None = None,
         compression: Compression | None = None,
-        shared_memory: bool = False,
+        shared_memory: bool | str = False,
     ) -> None:
         self._address = address
         self._closed = False
-        self._slots = Slots() if shared_memory else None
+        self._slots = Slots(device_number(shared_memory)) if shared_memory else None
         self._key = NO_HEADERS  # the headers that registered a slot, for closing: the protocol may be restricted
         self._settings = _channel_settings(tls)
         self._compression = _COMPRESSION[compression]
@@ -234,7 +241,7 @@ class AsyncGrpcTransport:
         if self._slots is not None:
             known = self._slots.close()
             if self._channel is not None:
-                await self._forget(known, self._key)
+                await self._forget(self._slots.kind, known, self._key)
         self._closed = True
         if self._channel is not None:
             await self._channel.close()
@@ -254,10 +261,12 @@ class AsyncGrpcTransport:
             slot, request, shapes = slots.take(model, version, inputs)
             try:
                 if not slot.registered:
-                    await self._register(slot, model, ends - monotonic(), headers)
-                    await self._forget(slots.forgettable(), headers)
+                    await self._register(slots.kind, slot, model, ends - monotonic(), headers)
+                    await self._forget(slots.kind, slots.forgettable(), headers)
                 response = await self._called("ModelInfer", request, model, max(1e-3, ends - monotonic()), headers)
-                return slots.answer(slot, request, response, shapes, f"{model!r} at {self._address}")
+                answer = slots.answer(slot, request, response, shapes, f"{model!r} at {self._address}")
+                if answer is not None:
+                    return answer
             except BaseException as error:
                 slots.retire(slot, shapes)
                 if not again or not may_pass(error):
@@ -265,17 +274,19 @@ class AsyncGrpcTransport:
                 again = False
                 slots.forget_registrations()
 
-    async def _register(self, slot: Slot, model: str, timeout: float, headers: Headers) -> None:
+    async def _register(self, kind: str, slot: Slot, model: str, timeout: float, headers: Headers) -> None:
+        request = slot.memory.register_request()
         try:
-            await self._called(_REGISTER, slot.register_request(), model, max(1e-3, timeout), headers)
+            await self._called(f"{kind}SharedMemoryRegister", request, model, max(1e-3, timeout), headers)
         except (ServerError, SchemaMismatch) as error:
-            raise not_registered(error) from error
+            raise not_registered(error, kind) from error
         slot.registered, self._key = True, headers
 
-    async def _forget(self, slots: list[str], headers: Headers) -> None:
-        for name in slots:
+    async def _forget(self, kind: str, slots: list[Slot], headers: Headers) -> None:
+        for slot in slots:
+            request = unregister_request(kind, slot.name)
             with contextlib.suppress(SilverTritonError):  # it may be gone, with all it knew
-                await self._called(_UNREGISTER, unregister_request(name), name, _UNREGISTER_TIMEOUT, headers)
+                await self._called(f"{kind}SharedMemoryUnregister", request, slot.name, _UNREGISTER_TIMEOUT, headers)
 
     async def _called(self, method: str, request: Any, model: str, timeout: float, headers: Headers) -> Any:
         if self._channel is None:

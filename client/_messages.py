@@ -64,6 +64,19 @@ def infer_answer(response: service_pb2.ModelInferResponse, server: str) -> Answe
     return Answer(outputs, response.model_version)
 
 
+def message_output(response: service_pb2.ModelInferResponse, position: int, server: str) -> NDArray[Any]:
+    """The output at that position of an answer, others of which lie in shared memory; read-only.
+
+    Raises `ServerError` for a message that contradicts itself.
+    """
+    tensor = response.outputs[position]
+    try:
+        content = response.raw_output_contents[position]
+        return np.frombuffer(content, DTYPES[tensor.datatype]).reshape(tensor.shape)
+    except (IndexError, ValueError) as malformed:
+        raise ServerError(f"{server} sent a malformed answer: {malformed}") from malformed
+
+
 def config_request(model: str, version: str) -> service_pb2.ModelConfigRequest:
     return service_pb2.ModelConfigRequest(name=model, version=version)
 

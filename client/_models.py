@@ -21,7 +21,8 @@ class Request:
         finite. Left out, None or (number) NaN: unknown to the network.
     `history`: item ids, newest last. Of more than the artifact's `history_length` only the newest are read. Ids that
         are not in the catalogue count as absent.
-    `query`: [query_dims] the query vector, required by an artifact without a user tower and refused by one with.
+    `query`: [query_dims] the query vector, required by an artifact without a user tower and refused by one with. As an
+        array on the CUDA device of a client's `shared_memory`: float32; the server checks that it is finite.
     `filter`: what may be returned, written with `client.F`.
     `exclude`: item ids never to return. Ids that are not in the catalogue are ignored.
     `k`: results wanted, 1 to `max_results` (the default).
@@ -31,7 +32,8 @@ class Request:
     `key`: a string or an integer, such as the user's id: while a canary is served, requests of one key all go to the
         same version. None: each goes where chance has it.
 
-    `history` and `exclude` take any iterable of non-negative ints; a generator is used up by the first call.
+    `history` and `exclude` take any iterable of non-negative ints; a generator is used up by the first call. `history`
+    may be an int64 array on the CUDA device of a client's `shared_memory`; the server checks its ids, -1 is none.
     """
 
     user: Mapping[str, Any] | None = None
@@ -75,7 +77,9 @@ class Retrieval:
     Fewer than asked for, or none, when few items pass the filter or fit the rules.
 
     `item_ids` [count] int64, `scores` [count] float32, `task_scores` [count, T] float32 in the order of `task_names`;
-    the arrays may be read-only. `latency`: seconds from sending the tensors to having the answer, shared by a batch.
+    the arrays may be read-only. From a client with `shared_memory="cuda:N"` they are `client.DeviceArray`s on that
+    device, for torch.from_dlpack or the like; what is made of them here is copied to the host.
+    `latency`: seconds from sending the tensors to having the answer, shared by a batch.
     `version`: of the model that answered; None from a transport that cannot tell.
 
     Iterating, indexing and `hits` give `Hit` objects, made on demand; `len()` is `count`.
@@ -189,9 +193,10 @@ def _hits(of: Retrieval | Ranking) -> list[Hit]:
 
 def _hit(of: Retrieval | Ranking, position: int) -> Hit:
     tasks = dict(zip(of.task_names, of.task_scores[position].tolist(), strict=True))
-    return Hit(int(of.item_ids[position]), float(of.scores[position]), tasks)
+    return Hit(of.item_ids[position].tolist(), of.scores[position].tolist(), tasks)
 
 
 def _shown(of: Retrieval | Ranking) -> str:
-    first = ", ".join(f"{item}: {score:.4g}" for item, score in zip(of.item_ids[:3], of.scores[:3], strict=True))
+    pairs = zip(of.item_ids[:3].tolist(), of.scores[:3].tolist(), strict=True)
+    first = ", ".join(f"{item}: {score:.4g}" for item, score in pairs)
     return f"{len(of)} [{first}{', ...' if len(of) > 3 else ''}] in {of.latency * 1e3:.2f} ms"

@@ -19,8 +19,8 @@ from client.schema import Schema
 class RankingCodec:
     """Encodes and decodes for one schema, as `Codec` does for retrieval. Threads may share it."""
 
-    def __init__(self, schema: Schema, contract: Contract) -> None:
-        self._codec = Codec(schema, contract)
+    def __init__(self, schema: Schema, contract: Contract, device: int | None = None) -> None:
+        self._codec = Codec(schema, contract, device)
         history = ("history",) if schema.history_length else ()
         features = (*(feature.name for feature in schema.user_features), *history)
         self._shared = (*(("query",) if schema.query_dims else features), "task_weights")

@@ -46,16 +46,19 @@ class Serving:
     """What is known of the endpoints' models. Threads may share it.
 
     `name`: of the client, for messages. `version`: of the model, as text; "": the one that the server chooses.
-    `max_filter_words`: the client's own limit.
+    `max_filter_words`: the client's own limit. `device`: see `Codec`.
     """
 
-    def __init__(self, name: str, balancer: Balancer, model: str, version: str, max_filter_words: int) -> None:
+    def __init__(
+        self, name: str, balancer: Balancer, model: str, version: str, max_filter_words: int, device: int | None
+    ) -> None:
         self._name = name
         self._balancer = balancer
         self._model = model
         self._canary = model + CANARY_SUFFIX
         self._version = version
         self._max_filter_words = max_filter_words
+        self._device = device
         self._codecs: dict[tuple[str, Contract, type], Codec | RankingCodec] = {}
 
     def is_canary(self, model: str) -> bool:
@@ -156,7 +159,7 @@ class Serving:
             contract = replace(contract, max_filter_words=min(contract.max_filter_words, self._max_filter_words))
             codec = self._codecs.get((text, contract, kind))
             if codec is None:
-                codec = kind(Schema.from_json(text), contract)
+                codec = kind(Schema.from_json(text), contract, self._device)
                 if len(self._codecs) >= _CODECS_KEPT:
                     self._codecs.clear()
                 self._codecs[text, contract, kind] = codec

@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from client._codec import Codec, Row, Tensors
+from client._device import is_on_device
 from client._models import Ranking, Request, Retrieval
 from client._ranking import RankingCodec, ranked_at_most
 from client._values import item_ids
@@ -128,7 +129,7 @@ def _number(version: str) -> int | None:
 
 
 def _lasts(values: object) -> bool:
-    return values is None or isinstance(values, list | tuple | np.ndarray | range)
+    return values is None or isinstance(values, list | tuple | np.ndarray | range) or is_on_device(values)
 
 
 def _listed(values: Any) -> Any:

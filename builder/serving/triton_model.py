@@ -79,7 +79,7 @@ class TritonPythonModel:
         # The server batches requests of equal shapes only, so they stack. One of 0 or 2^32 rows, which it should
         # refuse, comes without that dimension and does not.
         rows = [pb_utils.get_input_tensor_by_name(request, self.inputs[0]).shape()[0] for request in requests]
-        inputs = [_stacked([_received(request, name) for request in requests]) for name in self.inputs]
+        inputs = [self._stacked([_received(request, name) for request in requests]) for name in self.inputs]
         outputs = [output.split(rows) for output in self._forward(inputs)]
         responses = []
         for parts in zip(*outputs, strict=True):
@@ -90,15 +90,18 @@ class TritonPythonModel:
             responses.append(pb_utils.InferenceResponse(output_tensors=tensors))
         return responses
 
+    def _stacked(self, tensors):
+        if len(tensors) == 1:
+            return tensors[0]
+        if any(tensor.is_cuda for tensor in tensors):  # some may be: FORCE_CPU_ONLY_INPUT_TENSORS is "no"
+            tensors = [tensor.to(self.device) for tensor in tensors]
+        return torch.cat(tensors)
+
     def _forward(self, inputs):
         # Without the optimising executor the first requests are as fast as later ones: the time is in our operators.
         with torch.inference_mode(), torch.jit.optimized_execution(False):
             outputs = self.forward(*(tensor.to(self.device) for tensor in inputs))
             return [output.cpu().contiguous() for output in outputs]  # the server looks at no stride of rows
-
-
-def _stacked(tensors):
-    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 
 
 def _received(request, name):

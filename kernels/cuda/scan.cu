@@ -93,7 +93,7 @@ __device__ void append_tile(const SearchRun& run, const Columns& columns, int fi
 constexpr int32_t kRunBlocks = 32;
 
 // Of blocks [first, last) those, a bit each, of which more than a few rows pass for the request of a column. The rows
-// of the others are scored from their vectors, 32 at a time.
+// of the others are scored from their vectors, 16 at a time.
 __device__ __attribute__((noinline)) uint32_t scan_sparse(const SearchRun& run, const Columns& columns, int column,
                                                           int32_t first, int32_t last) {
     constexpr int kRows = 1, kAhead = 4;

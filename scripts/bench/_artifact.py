@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _bench import PYTHON, ROOT
+from _bench import ROOT
 
 from builder import ops
 from builder.export.manifest import MODEL_FILE
@@ -21,7 +21,15 @@ def export(folder: Path) -> tuple[float, int]:
     The peak is the kernel's high-water mark, read until the end. What wait4 tells of a child would count this process
     too, whose memory the child shares until it runs its own program.
     """
-    command = [PYTHON, "-m", "builder", "export", folder / "retrieval.yaml", "--repository", folder / "repository"]
+    command = [
+        sys.executable,
+        "-m",
+        "builder",
+        "export",
+        folder / "retrieval.yaml",
+        "--repository",
+        folder / "repository",
+    ]
     started, peak = time.monotonic(), 0
     process = subprocess.Popen([str(part) for part in command], cwd=ROOT, stdout=sys.stderr)
     while process.poll() is None:

@@ -9,11 +9,11 @@ import client
 
 PUBLIC = """
     TLS AccessDenied AllOf And Answer AnyOf AsyncRetrievalClient AsyncTransport ClientClosed Codec Condition
-    ConnectionFailed Contract DeadlineExceeded Explanation F Feature FilterCost Hit InvalidValue ItemIn LimitExceeded
-    ModelConfig ModelNotFound ModelUnavailable Not Or QueueFull Range Ranking Request RequestError Retrieval
-    RetrievalClient Retry RowStatusError Rules Schema SchemaError SchemaMismatch ServerError SilverTritonError Stats
-    Status Transport Unknown UnknownName Unsupported WrongServer compile_filter everything filter_cost item_in matches
-    parse_filter
+    ConnectionFailed Contract DeadlineExceeded DeviceArray Explanation F Feature FilterCost Hit InvalidValue
+    ItemIn LimitExceeded ModelConfig ModelNotFound ModelUnavailable Not Or QueueFull Range Ranking Request RequestError
+    Retrieval RetrievalClient Retry RowStatusError Rules Schema SchemaError SchemaMismatch ServerError SilverTritonError
+    Stats Status Transport Unknown UnknownName Unsupported WrongServer compile_filter everything filter_cost item_in
+    matches parse_filter
 """
 
 

@@ -201,10 +201,10 @@ def test_shared_memory_that_the_server_cannot_open(
 
     def elsewhere(self: Any) -> Any:
         return module.service_pb2.SystemSharedMemoryRegisterRequest(
-            name=self.name, key="/not-on-this-host", offset=0, byte_size=len(self.memory)
+            name="elsewhere", key="/not-on-this-host", offset=0, byte_size=self.size
         )
 
-    monkeypatch.setattr(module.Slot, "register_request", elsewhere)
+    monkeypatch.setattr(module.SystemMemory, "register_request", elsewhere)
     with (
         RetrievalClient(server.url, timeout=20, shared_memory=True, headers=server.admin_headers) as shared,
         pytest.raises(ServerError, match="shared_memory= needs a server on this host"),
