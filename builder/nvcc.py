@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,14 @@ class Nvcc:
         codes = [f"-gencode=arch=compute_{target},code=sm_{target}" for target in self.targets]
         last = self.targets[-1]
         return [self.command, *FLAGS, *codes, f"-gencode=arch=compute_{last},code=compute_{last}"]
+
+    def ptx(self, source: Path, include: Path) -> str:
+        """PTX of the kernels in `source`, for all of `TARGETS`. Raises `OplibError` with what the compiler says."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "kernels.ptx"
+            flags = [*FLAGS, f"-arch=compute_{TARGETS[0]}", f"-I{include}"]
+            _output([self.command, *flags, "-ptx", str(source), "-o", str(path)])
+            return path.read_text(encoding="utf-8")
 
     def link_flags(self) -> list[str]:
         """The runtime goes in, hidden: the library loads where there is no CUDA, and beside torch's own runtime."""

@@ -26,6 +26,7 @@ LIBRARY_NAME = "libsilvertriton_ops.so"
 LIBRARY_VARIABLE = "SILVERTRITON_OPS_LIBRARY"
 # In a checkout a link to kernels/, in an installed wheel a folder.
 KERNELS = (Path(__file__).parent / "kernel_sources").resolve()
+PLUGINS = KERNELS / "cuda" / "plugins"  # not part of the library: builder/export/plugins.py
 COMPILE_JOBS = 2  # a translation unit with torch's headers takes some 300 MB
 
 # The library uses the interface of torch 2.10 and with that loads in every later release.
@@ -132,7 +133,8 @@ def torch_library_folder() -> Path:
 
 
 def kernel_files() -> list[Path]:
-    files = sorted(path for path in KERNELS.rglob("*") if path.suffix in (".cpp", ".cu", ".h"))
+    found = (path for path in KERNELS.rglob("*") if path.suffix in (".cpp", ".cu", ".h"))
+    files = sorted(path for path in found if path.parent != PLUGINS)
     if not files:
         raise OplibError(f"the operators' sources are not in {KERNELS}; install silvertriton again")
     return files

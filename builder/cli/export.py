@@ -63,7 +63,8 @@ def command(
     \b
     --format onnx adds model.onnx: the network with the operators as nodes of the domain silvertriton.
     --format onnx-plain adds plain.onnx: in operators of ONNX alone, with exact search.
-    --format tensorrt adds model.plan: the TensorRT plan of that; it needs TensorRT and a GPU.
+    --format tensorrt adds model.plan: a TensorRT plan with the operators in it; it needs TensorRT, nvcc and a GPU.
+    --format tensorrt-plain adds model.plan: the plan of the plain network; it needs TensorRT and a GPU.
     """
     from builder import ops
     from builder.export.artifact import export

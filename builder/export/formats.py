@@ -12,11 +12,13 @@ from builder.errors import BuilderError
 
 if TYPE_CHECKING:  # the command line names the formats without loading torch
     from builder.network.pipeline import Pipeline
+    from builder.network.ranking import Ranking
     from client.schema import Schema
 
-Format = Literal["onnx", "onnx-plain", "tensorrt"]
-FORMATS: tuple[Format, ...] = ("onnx", "onnx-plain", "tensorrt")
-PLAIN_BATCH = 16  # requests in one call of a plain network, which scores every item for each of them
+Format = Literal["onnx", "onnx-plain", "tensorrt", "tensorrt-plain"]
+FORMATS: tuple[Format, ...] = ("onnx", "onnx-plain", "tensorrt", "tensorrt-plain")
+WITH_OPERATORS = {"onnx", "tensorrt"}
+PLAIN_BATCH = 16  # requests in one call of a plain network, which scores every item for each of them, or of a plan
 ONNX_FILE, PLAIN_FILE, PLAN_FILE = "model.onnx", "plain.onnx", "model.plan"
 
 
@@ -38,13 +40,23 @@ def check_formats(formats: Collection[Format], *, own_tower: bool, diverse: bool
             where="embeddings.query",
             remedy="Leave it out, so that requests carry the query vector, or export without --format.",
         )
-    if diverse and set(formats) != {"onnx"}:
+    if diverse and not WITH_OPERATORS.issuperset(formats):
         raise BuilderError(
             "rules of diversity cannot be written in operators of ONNX alone",
             where="diversity",
-            remedy="Leave it out, or export with --format onnx only.",
+            remedy="Leave it out, or export with --format onnx or tensorrt only.",
+        )
+    if {"tensorrt", "tensorrt-plain"}.issubset(formats):
+        raise BuilderError(
+            "got tensorrt and tensorrt-plain, expected one of them",
+            where="--format",
+            remedy=f"A version has one {PLAN_FILE}: export twice, and promote the one to serve.",
         )
     if "tensorrt" in formats:
+        from builder.export.plugins import require_nvcc
+
+        require_nvcc()
+    if not {"tensorrt", "tensorrt-plain"}.isdisjoint(formats):
         from builder.export.tensorrt import require_tensorrt
 
         require_tensorrt()
@@ -78,6 +90,8 @@ def formats_writer(
         if "onnx-plain" in formats:
             write_onnx(served, schema, folder / PLAIN_FILE, metadata, plain=True)
         if "tensorrt" in formats:
+            _write_plan_with_plugins(served, schema, folder, metadata)
+        if "tensorrt-plain" in formats:
             from builder.export.tensorrt import require_tensorrt, write_plan
 
             with tempfile.TemporaryDirectory(dir=folder) as scratch:
@@ -87,3 +101,17 @@ def formats_writer(
                 write_plan(of_plan, folder / PLAN_FILE, require_tensorrt())
 
     return write
+
+
+def _write_plan_with_plugins(
+    network: Pipeline | Ranking, schema: Schema, folder: Path, metadata: dict[str, str]
+) -> None:
+    from builder.export.onnx import write_with_plugins
+    from builder.export.plugin_nodes import register
+    from builder.export.tensorrt import require_tensorrt, write_plan
+
+    tensorrt = require_tensorrt()
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        source = Path(scratch) / ONNX_FILE
+        register(write_with_plugins(network, schema, source, metadata), tensorrt)
+        write_plan(source, folder / PLAN_FILE, tensorrt)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from builder import ops
 from builder.export.onnx_nodes import nodes_known, translations
+from builder.export.plugin_nodes import PluginNode, with_plugins
 from builder.network.groups import GroupReranking
 from builder.network.history import MeanPooling
 from builder.network.pipeline import OUTPUT_NAMES, Pipeline, forward_source, input_names
@@ -31,6 +32,7 @@ from client.schema import Schema
 
 LARGEST_FILE = 1_700_000_000  # bytes of tensors in one file; protobuf reads no message of 2 GiB, names come on top
 _USERS = 2  # of the example that the exporter follows; its shapes stay free
+_IN_OPERATIONS_OF_ONNX = {torch.ops.aten.index_add.default: add_by_index}  # what TensorRT would not read
 _LENGTHS = {"history": 3, "filter": 4, "exclude": 5, "items": 6}  # all different, so that none is taken for another
 
 
@@ -43,18 +45,39 @@ def write_onnx(
     `metadata` becomes the model's metadata_props. `plain`: in operators of ONNX alone, with exact search. A tower of
     one's own cannot be exported, nor rules of diversity in a plain one.
     """
+    if plain:
+        program = _exported(_in_plain_parts(network), schema, _in_plain_operations())
+    else:
+        program = _exported(network, schema, None)
+    _save(program, network, path, metadata)
+    with nodes_known():
+        onnx.checker.check_model(path, full_check=True)
+
+
+def write_with_plugins(
+    network: Pipeline | Ranking, schema: Schema, path: Path, metadata: Mapping[str, str]
+) -> list[PluginNode]:
+    """Write `network` as `write_onnx` does, its operators as TensorRT plugins, all else as in a plain one. Returns the
+    plugins, of which TensorRT has to be told before it reads the file."""
+    program = _exported(network, schema, _IN_OPERATIONS_OF_ONNX)
+    nodes = with_plugins(program.model)
+    _save(program, network, path, metadata)
+    return nodes
+
+
+def _exported(network: Any, schema: Schema, decompositions: dict[Any, Any] | None) -> torch.onnx.ONNXProgram:
     ops.load()
     names = ranking_names(schema) if isinstance(network, Ranking) else input_names(schema)
     outputs = RANKING_OUTPUTS if isinstance(network, Ranking) else OUTPUT_NAMES
     with _quiet():
         exported = torch.export.export(
-            _with_forward(_in_plain_parts(network) if plain else network, schema),
+            _with_forward(network, schema),
             (),
             {name: _example(schema, name) for name in names},
             dynamic_shapes={name: _free_dims(name) for name in names},
         )
         program = torch.onnx.export(
-            exported.run_decompositions(_in_plain_operations()) if plain else exported,
+            exported if decompositions is None else exported.run_decompositions(decompositions),
             input_names=list(names),
             output_names=list(outputs),
             custom_translation_table=translations(),
@@ -62,10 +85,12 @@ def write_onnx(
             verbose=False,
         )
     assert program is not None
+    return program
+
+
+def _save(program: torch.onnx.ONNXProgram, network: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:
     program.model.metadata_props.update(metadata)
     program.save(path, external_data=_bytes(network) > LARGEST_FILE)
-    with nodes_known():
-        onnx.checker.check_model(path, full_check=True)
 
 
 def _in_plain_parts(network: Pipeline | Ranking) -> Any:
@@ -87,10 +112,10 @@ def _in_plain_parts(network: Pipeline | Ranking) -> Any:
 def _in_plain_operations() -> dict[Any, Any]:
     """For `ExportedProgram.run_decompositions`: the operators that remain, in operations of torch."""
     return {
+        **_IN_OPERATIONS_OF_ONNX,
         torch.ops.silvertriton.rescore.default: rescore,
         torch.ops.silvertriton.resolve_weights.default: resolve_weights,
         torch.ops.silvertriton.select.default: select,
-        torch.ops.aten.index_add.default: add_by_index,
     }
 
 

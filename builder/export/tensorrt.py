@@ -1,4 +1,5 @@
-"""A TensorRT plan from the plain ONNX network: the stock server's TensorRT backend serves it without any plugin."""
+"""A TensorRT plan of a network with the operators' kernels in it as plugins, or of a plain one. The stock server's
+TensorRT backend serves either without any library of ours."""
 
 from __future__ import annotations
 
@@ -9,14 +10,14 @@ from typing import Any
 from builder.errors import BuilderError
 from builder.export.formats import PLAIN_BATCH
 
-LEAST_VERSION = (10, 8)
+LEAST_VERSION = (10, 9)  # the first whose parser reads ahead-of-time plugins
 CONTAINER = "nvcr.io/nvidia/pytorch:26.06-py3"  # the tag of the server's container: plans are of one TensorRT release
 # Of inputs of any length the least, the usual and the most; the server refuses what is longer.
 LENGTHS = {"filter": (2, 16, 1024), "history": (1, 64, 512), "exclude": (1, 64, 1024), "items": (1, 128, 1024)}
 
 
 def require_tensorrt() -> Any:
-    """The module `tensorrt`. Raises `BuilderError` if it is absent or older than 10.8."""
+    """The module `tensorrt`. Raises `BuilderError` if it is absent or older than 10.9."""
     remedy = (
         f"Run it where TensorRT and a GPU are: docker run --rm --gpus all -v $PWD:/work -w /work {CONTAINER} "
         "sh -c \"pip install -e '.[builder,onnx]' && builder export SOURCE --format tensorrt\""
@@ -37,9 +38,10 @@ def require_tensorrt() -> Any:
 
 
 def write_plan(source: Path, path: Path, tensorrt: Any) -> None:
-    """Build the plan of the plain network `source` with the module `tensorrt` and write it to `path`.
+    """Build the plan of the network `source` with the module `tensorrt` and write it to `path`.
 
-    TensorRT-RTX's module builds its engines by the same calls. Raises `BuilderError` with what TensorRT reports.
+    It has been told of the network's plugins (`plugin_nodes.register`). TensorRT-RTX's module, which knows none, builds
+    its engines of plain networks by the same calls. Raises `BuilderError` with what TensorRT reports.
     """
     errors: list[str] = []
     logger = _logger(tensorrt, errors)

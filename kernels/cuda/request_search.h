@@ -14,6 +14,16 @@ struct SearchShared {
     int32_t hits;
 };
 
+// For a request that is not well.
+__device__ inline void answer_nothing(const SearchResults& results, int64_t b) {
+    for (int64_t i = thread_of_block(); i < results.width; i += thread_count()) {
+        results.rows[b * results.width + i] = -1;
+        results.ids[b * results.width + i] = -1;
+        results.scores[b * results.width + i] = score_of(kMinusInfinityKey);
+    }
+    if (thread_of_block() < 4) results.stats[4 * b + thread_of_block()] = 0;
+}
+
 class RequestSearch {
   public:
     __device__ RequestSearch(const SearchRun& run, int64_t b, SearchShared& shared)

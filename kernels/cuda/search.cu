@@ -1,8 +1,7 @@
 // The last step of a search: requests are answered, those that could not be searched widely alone. A block a request.
 
-#include "alone.h"
-#include "parts.h"
 #include "search_kernels.h"
+#include "search_memory.h"
 #include "wide.h"
 
 extern "C" __global__ void __launch_bounds__(silvertriton::cuda::kRequestThreads)
@@ -15,13 +14,7 @@ extern "C" __global__ void __launch_bounds__(silvertriton::cuda::kRequestThreads
             const bool answered = run.wide.progress != nullptr && Choice(run, b, shared).finish();
             if (!answered) SearchAlone(run, b, shared).run();
         } else {
-            const int64_t width = run.results.width;
-            for (int64_t i = thread_of_block(); i < width; i += thread_count()) {
-                run.results.rows[b * width + i] = -1;
-                run.results.ids[b * width + i] = -1;
-                run.results.scores[b * width + i] = score_of(kMinusInfinityKey);
-            }
-            if (thread_of_block() < 4) run.results.stats[4 * b + thread_of_block()] = 0;
+            answer_nothing(run.results, b);
         }
         __syncthreads();
     }
@@ -51,49 +44,18 @@ void plan_wide(Parts& parts, SearchRun& run) {
     wide.chunk_counts = wide.claims + claims;
 }
 
-SearchRun plan_search(Parts& parts, const SearchRequests& requests, const SearchIndex& index,
-                      const SearchLimits& limits, const SearchResults& results) {
-    const int64_t batch = requests.batch, clusters = index.filters.clusters;
-    // Two words hold no filter: nothing is kept for one.
-    const bool filters = requests.program_width > 2;
-    SearchRun run{};
-    run.requests = requests;
-    run.index = index;
-    run.limits = limits;
-    run.results = results;
-    run.states = parts.take<RequestState>(batch);
-    run.query_groups = padded_groups(index.items.dims);
-    run.query_codes = parts.take<int32_t>(batch * run.query_groups);
-    run.units = parts.take<float>(batch * index.vectors.dims);
-    run.projected = parts.take<float>(index.projection == nullptr ? 0 : batch * index.items.dims);
-    const int64_t excluded = requests.exclude_width == 0 ? 0 : power_of_two(requests.exclude_width);
-    run.excluded = parts.take<int32_t>(batch * excluded);
-    int32_t* excluded_count = parts.take<int32_t>(batch);
-    run.bounds = parts.take<uint32_t>(batch * clusters);
-    run.order_room = power_of_two(clusters);
-    run.order = parts.take<uint64_t>(batch * run.order_room);
-    run.taken = parts.take<int32_t>(batch * clusters);
-    run.taken_blocks = parts.take<int32_t>(batch * (clusters + 1));
-    run.room = 4 * limits.max_candidates + kSlack + kStepHits;
-    const bool is_wide = index.filters.blocks >= wide_blocks();
-    // The first phase of a wide search has no floor: four clusters, or as many passing rows as candidates.
-    if (is_wide) run.room += at_most(8 * index.filters.rows() / at_least(clusters, 1) + limits.exact_rows, kMostRoom);
-    run.hits = parts.take<uint64_t>(batch * run.room);
-    if (is_wide) plan_wide(parts, run);
-    FilterRun& filter = run.filter;
-    filter.index = index.filters;
-    filter.call = {requests.program,
-                   batch,
-                   requests.program_width,
-                   requests.fingerprint,
-                   parts.take<uint32_t>(filters ? batch * index.filters.blocks : 0),
-                   parts.take<int32_t>(batch),
-                   results.status};
-    filter.slots = parts.take<int32_t>(filters ? batch * requests.program_width : 0);
-    filter.cluster_passing = parts.take<int32_t>(batch * clusters);
-    filter.excluded = excluded == 0 ? nullptr : run.excluded;
-    filter.excluded_count = excluded_count;
-    filter.excluded_width = excluded;
+// Of an index whose searches are wide, so many hits more: the first phase has no floor, four clusters or as many
+// passing rows as candidates.
+int64_t more_room(const SearchIndex& index, const SearchLimits& limits) {
+    if (index.filters.blocks < wide_blocks()) return 0;
+    const int64_t clusters = at_least(index.filters.clusters, 1);
+    return at_most(8 * index.filters.rows() / clusters + limits.exact_rows, kMostRoom);
+}
+
+SearchRun plan(Parts& parts, const SearchRequests& requests, const SearchIndex& index, const SearchLimits& limits,
+               const SearchResults& results) {
+    SearchRun run = plan_search(parts, requests, index, limits, results, more_room(index, limits));
+    if (index.filters.blocks >= wide_blocks()) plan_wide(parts, run);
     return run;
 }
 
@@ -101,7 +63,7 @@ SearchRun plan_search(Parts& parts, const SearchRequests& requests, const Search
 
 int64_t search_bytes(const SearchRequests& requests, const SearchIndex& index, const SearchLimits& limits) {
     Parts parts(nullptr);
-    plan_search(parts, requests, index, limits, {});
+    plan(parts, requests, index, limits, {});
     return parts.bytes();
 }
 
@@ -109,7 +71,7 @@ void search(const Work& work, const SearchRequests& requests, const SearchIndex&
             const SearchResults& results) {
     if (requests.batch == 0) return;  // no block of `prepare` would clear what `scan` reads
     Parts parts(work.scratch);
-    const SearchRun run = plan_search(parts, requests, index, limits, results);
+    const SearchRun run = plan(parts, requests, index, limits, results);
     const auto stream = static_cast<Stream>(work.stream);
     launch_prepare(stream, run);
     if (requests.program_width > 2) launch_filter(stream, run.filter);

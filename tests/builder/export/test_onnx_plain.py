@@ -90,10 +90,10 @@ def test_tensorrt_is_asked_for_before_anything_is_built(tmp_path: Path, monkeypa
 
 def test_an_older_tensorrt_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     class Old:
-        __version__ = "10.7.0.23"
+        __version__ = "10.8.0.43"
 
     monkeypatch.setattr("builder.export.tensorrt.importlib.import_module", lambda name: Old)
-    with pytest.raises(BuilderError, match=r"got TensorRT 10\.7\.0\.23, expected 10\.8 or newer"):
+    with pytest.raises(BuilderError, match=r"got TensorRT 10\.8\.0\.43, expected 10\.9 or newer"):
         require_tensorrt()
 
 
@@ -130,7 +130,7 @@ def test_a_plan_becomes_part_of_the_version(tmp_path: Path, monkeypatch: pytest.
     tensorrt = pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx")
     monkeypatch.setattr("builder.export.tensorrt.require_tensorrt", lambda: tensorrt)
     config = write_config(tmp_path, np.eye(8, dtype=np.float32), "index: {results: 3}\n")
-    version = export(read_source(config), tmp_path / "repository", rank=False, formats=["tensorrt"])
+    version = export(read_source(config), tmp_path / "repository", rank=False, formats=["tensorrt-plain"])
     files = {"libsilvertriton_ops.so", "model.plan", "model.pt", "model.py"}
     assert set(verify(version).files) == files
     assert set(listing(version)) == files | {"manifest.json", "config.pbtxt", *configs("tensorrt.pbtxt")}

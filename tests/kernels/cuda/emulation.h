@@ -151,6 +151,12 @@ inline int __clz(int word) {
 }
 inline void __threadfence() {}
 
+inline float __int_as_float(int word) {
+    float value;
+    std::memcpy(&value, &word, sizeof value);
+    return value;
+}
+
 inline int __dp4a(int a, int b, int sum) {
     for (int byte = 0; byte < 4; ++byte)
         sum += static_cast<int8_t>(a >> (8 * byte)) * static_cast<int8_t>(b >> (8 * byte));
