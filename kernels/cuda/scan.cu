@@ -96,7 +96,6 @@ constexpr int32_t kRunBlocks = 32;
 // of the others are scored from their vectors, 16 at a time.
 __device__ __attribute__((noinline)) uint32_t scan_sparse(const SearchRun& run, const Columns& columns, int column,
                                                           int32_t first, int32_t last) {
-    constexpr int kRows = 1, kAhead = 4;
     const int64_t b = columns.request[column], dims = run.index.vectors.dims;
     const int32_t sparse = columns.sparse[column], lane = lane_of_thread();
     const uint32_t present = first + lane < last ? columns.rows[column][first + lane] : 0;
@@ -105,32 +104,24 @@ __device__ __attribute__((noinline)) uint32_t scan_sparse(const SearchRun& run, 
     const int32_t own = __popc(rows), end = warp_prefix_sum(own), total = __shfl_sync(kAllLanes, end, 31);
     if (total > 0) ST_REACHED("vectors");
     ST_ROLLED
-    for (int32_t base = 0; base < total; base += 16 * kRows) {
-        int32_t found[kRows];
-        const uint16_t* vectors[kRows];
-        float scales[kRows], products[kRows];
-        for (int n = 0; n < kRows; ++n) {
-            const int32_t rank = base + 16 * n + lane / 2;
-            int from = 0;  // the lane that has the row of this rank
-            for (int step = 16; step > 0; step /= 2)
-                if (__shfl_sync(kAllLanes, end, from + step - 1) <= rank) from += step;
-            uint32_t left = __shfl_sync(kAllLanes, rows, from);
-            for (int32_t before = __shfl_sync(kAllLanes, end - own, from); before < rank; ++before) left &= left - 1;
-            const int32_t row = (first + from) * kBlockRows + __ffs(static_cast<int>(left)) - 1;
-            found[n] = rank < total ? row : -1;
-            const bool scored = found[n] >= 0 && sparse < kAllFit;
-            vectors[n] = scored ? run.index.vectors.vectors + row * dims : nullptr;
-            scales[n] = scored ? run.index.vectors.scales[row] : 0.0f;
-        }
-        dot_rows<kAhead>(vectors, run.units + b * dims, dims, products);
-        for (int n = 0; n < kRows; ++n) {
-            const int32_t row = found[n];
-            const float score = products[n] * scales[n];
-            bool hit = row >= 0 && lane % 2 == 0 && score >= columns.floor[column];
-            if (hit && columns.excluded[column] > 0) hit = !is_excluded(run, b, columns.excluded[column], row);
-            append_hits(hit, packed_hit(score, row), columns.place[column], run.hits + b * run.room,
-                        run.wide.hit_places + b * run.room, run.room, &run.wide.progress[b].hits);
-        }
+    for (int32_t base = 0; base < total; base += 16) {
+        const int32_t rank = base + lane / 2;
+        int from = 0;  // the lane that has the row of this rank
+        for (int step = 16; step > 0; step /= 2)
+            if (__shfl_sync(kAllLanes, end, from + step - 1) <= rank) from += step;
+        uint32_t left = __shfl_sync(kAllLanes, rows, from);
+        for (int32_t before = __shfl_sync(kAllLanes, end - own, from); before < rank; ++before) left &= left - 1;
+        const int32_t row = (first + from) * kBlockRows + __ffs(static_cast<int>(left)) - 1;
+        const bool exists = rank < total, scored = exists && sparse < kAllFit;
+        const uint16_t* const vectors[1] = {scored ? run.index.vectors.vectors + row * dims : nullptr};
+        const float scale = scored ? run.index.vectors.scales[row] : 0.0f;
+        float product[1];
+        dot_rows<4>(vectors, run.units + b * dims, dims, product);
+        const float score = product[0] * scale;
+        bool hit = exists && lane % 2 == 0 && score >= columns.floor[column];
+        if (hit && columns.excluded[column] > 0) hit = !is_excluded(run, b, columns.excluded[column], row);
+        append_hits(hit, packed_hit(score, row), columns.place[column], run.hits + b * run.room,
+                    run.wide.hit_places + b * run.room, run.room, &run.wide.progress[b].hits);
     }
     return __ballot_sync(kAllLanes, is_coded);
 }
