@@ -14,6 +14,7 @@ from client._endpoints import (
     check_compression,
     check_hedge,
     check_shared_memory,
+    check_tls,
     connected,
     device_number,
     given,
@@ -60,6 +61,7 @@ class AsyncRetrievalClient:
         addresses = addresses_of(address)
         check_hedge(hedge, transport, needs_grpc=False)
         check_compression(compression)
+        check_tls(tls)
         check_shared_memory(shared_memory, hedge, transport)
         self._repr = f"AsyncRetrievalClient({', '.join(map(repr, addresses))}, model={model!r}, timeout={timeout})"
         self._own: list[Any] = []

@@ -15,6 +15,7 @@ from client._endpoints import (
     check_compression,
     check_hedge,
     check_shared_memory,
+    check_tls,
     connected,
     device_number,
     given,
@@ -80,6 +81,7 @@ class RetrievalClient:
         addresses = addresses_of(address)
         check_hedge(hedge, transport, needs_grpc=True)
         check_compression(compression)
+        check_tls(tls)
         check_shared_memory(shared_memory, hedge, transport)
         self._repr = f"RetrievalClient({', '.join(map(repr, addresses))}, model={model!r}, timeout={timeout})"
         self._own: list[Any] = []

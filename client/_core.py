@@ -39,6 +39,7 @@ from client.errors import (
     RequestError,
     SchemaMismatch,
     WrongServer,
+    invalid_value,
 )
 from client.options import Retry
 from client.schema import RANKING_SUFFIX
@@ -65,6 +66,10 @@ class Core:
         max_filter_words: int | None,
         device: int | None,
     ) -> None:
+        if not isinstance(model, str) or not model:
+            raise invalid_value("model", model, "the name of a served model")
+        if retry is not None and not isinstance(retry, Retry):
+            raise invalid_value("retry", retry, "client.Retry(attempts=3) or the like, or None for one try")
         self.name = name  # of the client, for messages
         self.balancer = Balancer(endpoints)
         self.model = model

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from client._balancer import Endpoint
+from client._values import MOST_SECONDS
 from client.errors import InvalidValue, invalid_value
-from client.options import Compression
+from client.options import TLS, Compression
 
+_NOT_GRPC = ("http", "https", "grpc", "grpcs")  # no names of gRPC's own
 _DEVICE = re.compile(r"cuda:([0-9]{1,3})")
 
 
 def addresses_of(address: str | Sequence[str]) -> list[str]:
     """The addresses, one or more. Raises `InvalidValue`."""
+    if isinstance(address, bytes) or not isinstance(address, Iterable):
+        raise invalid_value("address", address, "host:port, or several of them")
     every = [address] if isinstance(address, str) else list(address)
     if not every:
         raise invalid_value("address", address, "host:port, or several of them")
     for one in every:
-        if not isinstance(one, str) or ("://" in one and one.split("://")[0] in ("http", "https", "grpc", "grpcs")):
+        if not isinstance(one, str) or not one or ("://" in one and one.split("://")[0] in _NOT_GRPC):
             raise invalid_value("address", one, "host:port of the gRPC endpoint, such as localhost:8001")
     if len(set(every)) < len(every):
         raise invalid_value("address", every, "each address once")
@@ -46,8 +49,9 @@ def check_hedge(hedge: float | None, transport: object, *, needs_grpc: bool) -> 
     """Raise `InvalidValue` unless requests can be hedged so."""
     if hedge is None:
         return
-    if isinstance(hedge, bool) or not isinstance(hedge, int | float) or not 0 <= hedge < math.inf:
-        raise invalid_value("hedge", hedge, "seconds until a second request is sent, not negative and finite, or None")
+    if isinstance(hedge, bool) or not isinstance(hedge, int | float) or not 0 <= hedge <= MOST_SECONDS:
+        expected = f"seconds until a second request is sent, from 0 to {MOST_SECONDS:,}, or None"
+        raise invalid_value("hedge", hedge, expected)
     if transport is not None and needs_grpc:
         raise InvalidValue(
             "hedge: a transport of your own cannot start a request without waiting; leave out one of both"
@@ -58,6 +62,12 @@ def check_compression(compression: Compression | None) -> None:
     """Raise `InvalidValue` unless gRPC knows it."""
     if compression not in (None, "gzip", "deflate"):
         raise invalid_value("compression", compression, '"gzip", "deflate" or None')
+
+
+def check_tls(tls: TLS | None) -> None:
+    """Raise `InvalidValue` for what is no `TLS`."""
+    if tls is not None and not isinstance(tls, TLS):
+        raise invalid_value("tls", tls, "client.TLS(), which trusts what gRPC trusts, TLS(ca=...), or None")
 
 
 def device_number(shared_memory: bool | str) -> int | None:

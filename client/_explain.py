@@ -4,7 +4,8 @@ What decides, in this order:
 
     unknown_item     a request that lets only the item pass, and excludes nothing, returns nothing
     excluded         the request says so
-    filtered         the leaves of the filter, each asked for with "and it is this item", put together again
+    filtered         the leaves of the filter, each asked for with "and it is this item", put together again; whether
+                     the item is one of given ids needs no asking
     outranked        the k-th of the results comes before the item by its own score, which that request gave
     diversity        it is left out too where only it and the k results may pass
     not_probed       with all clusters it is among the k results
@@ -77,7 +78,13 @@ def _explaining(
     as_asked = replace(request, k=None)
     alone = replace(as_asked, filter=only, exclude=None, probes=None, candidates=None)
     condition = And(()) if request.filter is None else _in_pieces(request.filter, contract.max_filter_words)
-    leaves = list(dict.fromkeys(_leaves(condition)))
+    holds: dict[Condition, bool] = {}
+    leaves = []
+    for leaf in dict.fromkeys(_leaves(condition)):
+        if isinstance(leaf, ItemIn):
+            holds[leaf] = item_id in leaf.item_ids
+        else:
+            leaves.append(leaf)
     tests = [replace(alone, filter=And((leaf, only))) for leaf in leaves]
     at_once = tests if len(tests) + 2 <= most else []
     asked, own, *passed = yield [as_asked, alone, *at_once]
@@ -89,7 +96,7 @@ def _explaining(
         return item.explained("returned", asked, as_asked)
     if tests and not at_once:
         passed = yield tests
-    holds = {leaf: result.count > 0 for leaf, result in zip(leaves, passed, strict=True)}
+    holds |= {leaf: result.count > 0 for leaf, result in zip(leaves, passed, strict=True)}
     reasons: list[Outcome] = ["excluded"] if excluded else []
     failing: tuple[Condition, ...] = ()
     if not _passes(condition, holds):
@@ -222,8 +229,6 @@ def _in_pieces(condition: Condition, words: int) -> Condition:
             return Or(tuple(replace(condition, values=part) for part in cut(values)))
         case AllOf(values=values) if len(values) > most:
             return And(tuple(replace(condition, values=part) for part in cut(values)))
-        case ItemIn(item_ids=ids) if len(ids) > most:
-            return Or(tuple(ItemIn(part) for part in cut(ids)))
     return condition
 
 
@@ -237,7 +242,7 @@ def _operands(condition: Condition) -> tuple[Condition, ...]:
 
 
 def _leaves(condition: Condition) -> Iterator[Condition]:
-    """What has to be asked for: what holds of an item by its values."""
+    """What holds of an item by itself: by its values, or by its id."""
     if not isinstance(condition, And | Or | Not):
         yield condition
     for operand in _operands(condition):

@@ -15,7 +15,7 @@ from tritonclient.grpc import service_pb2
 from client._endpoints import device_number
 from client._messages import SERVICE, closed, config_answer, config_request, failure, infer_answer, infer_request
 from client._shared_memory import Slot, Slots, may_pass, not_registered, unregister_request
-from client.errors import SchemaMismatch, ServerError, SilverTritonError
+from client.errors import ClientClosed, SchemaMismatch, ServerError, SilverTritonError
 from client.options import TLS, Compression
 from client.transport import NO_HEADERS, Answer, Headers, ModelConfig
 
@@ -212,6 +212,7 @@ class AsyncGrpcTransport:
         self._settings = _channel_settings(tls)
         self._compression = _COMPRESSION[compression]
         self._channel: Any = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # the channel's
 
     async def infer(
         self,
@@ -289,8 +290,12 @@ class AsyncGrpcTransport:
                 await self._called(f"{kind}SharedMemoryUnregister", request, slot.name, _UNREGISTER_TIMEOUT, headers)
 
     async def _called(self, method: str, request: Any, model: str, timeout: float, headers: Headers) -> Any:
+        loop = asyncio.get_running_loop()
         if self._channel is None:
+            self._loop = loop
             self._connect()
+        elif self._loop is not loop:
+            raise ClientClosed("the client belongs to the event loop of its first call; make one in each loop")
         try:
             return await self._methods[method](request, timeout=timeout, metadata=_metadata(headers))
         except grpc.RpcError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -82,7 +82,7 @@ class Retrieval:
     `latency`: seconds from sending the tensors to having the answer, shared by a batch.
     `version`: of the model that answered; None from a transport that cannot tell.
 
-    Iterating, indexing and `hits` give `Hit` objects, made on demand; `len()` is `count`.
+    Iterating, indexing and `hits` give `Hit` objects, made on demand, a slice a list of them; `len()` is `count`.
     """
 
     item_ids: NDArray[np.int64]
@@ -120,8 +120,14 @@ class Retrieval:
     def __iter__(self) -> Iterator[Hit]:
         return iter(self.hits)
 
-    def __getitem__(self, position: int) -> Hit:
-        return _hit(self, position)
+    @overload
+    def __getitem__(self, position: int) -> Hit: ...
+
+    @overload
+    def __getitem__(self, position: slice) -> list[Hit]: ...
+
+    def __getitem__(self, position: int | slice) -> Hit | list[Hit]:
+        return self.hits[position] if isinstance(position, slice) else _hit(self, position)
 
     def __repr__(self) -> str:
         stats = self.stats
@@ -140,7 +146,7 @@ class Ranking:
     artifact does not have, in their order. `latency`: seconds from sending the tensors to having the answer.
     `version`: of the model that answered; None from a transport that cannot tell.
 
-    Iterating, indexing and `hits` give `Hit` objects, made on demand; `len()` is `count`.
+    Iterating, indexing and `hits` give `Hit` objects, made on demand, a slice a list of them; `len()` is `count`.
     """
 
     item_ids: NDArray[np.int64]
@@ -179,8 +185,14 @@ class Ranking:
     def __iter__(self) -> Iterator[Hit]:
         return iter(self.hits)
 
-    def __getitem__(self, position: int) -> Hit:
-        return _hit(self, position)
+    @overload
+    def __getitem__(self, position: int) -> Hit: ...
+
+    @overload
+    def __getitem__(self, position: slice) -> list[Hit]: ...
+
+    def __getitem__(self, position: int | slice) -> Hit | list[Hit]:
+        return self.hits[position] if isinstance(position, slice) else _hit(self, position)
 
     def __repr__(self) -> str:
         return f"<Ranking of {_shown(self)}, {len(self.unknown)} unknown>"

@@ -36,6 +36,7 @@ def query(arguments: Sequence[str], *, program: str) -> None:
         parser.error("--rank searches nothing: leave out --filter, --exclude, --probes, --candidates")
     if ranks and asked.explain is not None:
         parser.error("--rank searches nothing that --explain could explain: leave one of them out")
+    encrypted = asked.tls or any(file is not None for file in (asked.ca, asked.certificate, asked.key))
     condition = None if asked.filter is None else parse_filter(asked.filter)
     client = RetrievalClient(
         asked.address,
@@ -43,7 +44,7 @@ def query(arguments: Sequence[str], *, program: str) -> None:
         version=asked.model_version,
         timeout=asked.timeout,
         headers=dict(asked.header),
-        tls=TLS(ca=asked.ca) if asked.tls or asked.ca else None,
+        tls=TLS(asked.ca, asked.certificate, asked.key) if encrypted else None,
     )
     result: Retrieval | Ranking | RequestError
     with client:
@@ -105,6 +106,8 @@ def _parser(program: str) -> argparse.ArgumentParser:
     server("--header", type=_pair(str), **pairs, help="sent with every call, such as a key; repeat for more")
     server("--tls", action="store_true", help="encrypt")
     server("--ca", metavar="FILE", help="encrypt, and trust these certificates (PEM) instead of the system's")
+    server("--certificate", metavar="FILE", help="the client's own (PEM), with --key, where the server asks for one")
+    server("--key", metavar="FILE", help="the private key of --certificate (PEM)")
     return parser
 
 

@@ -6,7 +6,7 @@ import math
 import re
 import struct
 from collections.abc import Callable, Iterable, Mapping
-from datetime import date, datetime, timedelta, timezone
+from datetime import MAXYEAR, MINYEAR, date, datetime, timedelta, timezone
 from functools import lru_cache
 from typing import Any
 
@@ -18,6 +18,7 @@ from client.hashing import UNKNOWN_KEY, string_key
 from client.schema import Values
 
 INT64_MAX = 2**63 - 1
+MOST_SECONDS = 1_000_000_000  # of a timeout: gRPC takes ten times as many for none at all
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 MICROSECOND = timedelta(microseconds=1)
@@ -79,13 +80,15 @@ def number(where: str, value: Any) -> float:
 def instant(where: str, value: Any) -> float:
     """A date as seconds since 1970-01-01 UTC.
 
-    Takes datetime, date, numpy.datetime64 and ISO 8601 strings. Without a time zone it is UTC; without a time it is
-    midnight. Plain numbers are refused: 1990 would be a second of 1970. Raises `InvalidValue`.
+    Takes datetime, date, numpy.datetime64 and ISO 8601 strings, of the years 1 to 9999. Without a time zone it is UTC;
+    without a time it is midnight. Plain numbers are refused: 1990 would be a second of 1970. Raises `InvalidValue`.
     """
     moment = value
     if isinstance(moment, np.datetime64):
         if np.isnat(moment):
             raise invalid_value(where, value, "a date, not NaT")
+        if not MINYEAR <= int(moment.astype("datetime64[Y]").astype(np.int64)) + 1970 <= MAXYEAR:
+            raise invalid_value(where, value, f"a date of the years {MINYEAR} to {MAXYEAR}, as Python's are")
         return int(moment.astype("datetime64[us]").astype(np.int64)) / 1_000_000
     if isinstance(moment, str):
         try:
@@ -106,8 +109,8 @@ def instant(where: str, value: Any) -> float:
 
 def seconds(timeout: float) -> float:
     """A timeout. Raises `InvalidValue`."""
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
-        raise invalid_value("timeout", timeout, "seconds, above 0 and finite")
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= MOST_SECONDS:
+        raise invalid_value("timeout", timeout, f"seconds, above 0 and at most {MOST_SECONDS:,}")
     return float(timeout)
 
 

@@ -13,7 +13,7 @@ from client._device import is_on_device
 from client._models import Ranking, Request, Retrieval
 from client._ranking import RankingCodec, ranked_at_most
 from client._values import item_ids
-from client.errors import RequestError, RowStatusError
+from client.errors import RequestError, RowStatusError, invalid_value
 from client.schema import Status
 from client.transport import Answer
 
@@ -113,7 +113,12 @@ class RankingItems:
 
 
 def kept(request: Request) -> Request:
-    """The request with iterators read into lists, so that it can be encoded more than once."""
+    """The request with iterators read into lists, so that it can be encoded more than once.
+
+    Raises `InvalidValue` for what is no `Request`.
+    """
+    if not isinstance(request, Request):
+        raise invalid_value("request", request, "a client.Request, such as Request(user={...}, k=10)")
     history, exclude = request.history, request.exclude
     if _lasts(history) and _lasts(exclude):
         return request

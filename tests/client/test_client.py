@@ -123,6 +123,22 @@ def test_many_of_none_and_of_wrong_ones_only(client: RetrievalClient, transport:
     assert transport.requests == []
 
 
+@pytest.mark.parametrize("wrong", [{"k": 1}, F.year > 1990, None, 7], ids=str)
+def test_what_is_no_request(client: RetrievalClient, transport: Any, wrong: Any) -> None:
+    for ask in (lambda: client.retrieve_many([Request(), wrong]), lambda: client.explain(7, wrong)):
+        with pytest.raises(InvalidValue, match=r"request: got .*, expected a client\.Request"):
+            ask()
+    assert transport.requests == []
+
+
+@pytest.mark.parametrize("wrong", [{"k": 1}, F.year > 1990, None, 7], ids=str)
+def test_what_is_no_request(client: RetrievalClient, transport: Any, wrong: Any) -> None:
+    for ask in (lambda: client.retrieve_many([Request(), wrong]), lambda: client.explain(7, wrong)):
+        with pytest.raises(InvalidValue, match=r"request: got .*, expected a client\.Request"):
+            ask()
+    assert transport.requests == []
+
+
 @pytest.mark.parametrize(("max_batch_size", "batches"), [(64, [7]), (7, [7]), (3, [3, 3, 1]), (0, [1] * 7)])
 def test_many_are_split_by_the_model(
     transport: Any, client: RetrievalClient, max_batch_size: int, batches: list[int]
@@ -151,12 +167,12 @@ def test_one_deadline_covers_schema_and_batches(transport: Any, client: Retrieva
     assert transport.timeouts[0] <= 0.12
 
 
-@pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan"), "1", None, True])
+@pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan"), 1e10, "1", None, True])
 def test_timeouts_are_checked(client: RetrievalClient, transport: Any, timeout: Any) -> None:
-    with pytest.raises(InvalidValue, match="seconds, above 0 and finite"):
+    with pytest.raises(InvalidValue, match="seconds, above 0 and at most 1,000,000,000"):
         RetrievalClient("server:8001", timeout=timeout, transport=transport)
     if timeout is not None:
-        with pytest.raises(InvalidValue, match="seconds, above 0 and finite"):
+        with pytest.raises(InvalidValue, match="seconds, above 0 and at most 1,000,000,000"):
             client.retrieve(timeout=timeout)
 
 

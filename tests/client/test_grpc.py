@@ -214,6 +214,30 @@ def test_cancelling_a_task_cancels_the_request_on_the_server(address: str, servi
     asyncio.run(calls())
 
 
+def test_another_event_loop_is_refused(address: str, service: Service) -> None:
+    client = AsyncRetrievalClient(address, timeout=10)
+
+    async def call() -> int:
+        return (await client.retrieve(k=2)).count
+
+    assert asyncio.run(call()) == 2
+    with pytest.raises(ClientClosed, match="make one in each loop"):
+        asyncio.run(call())
+    asyncio.run(client.close())
+
+
+def test_another_event_loop_is_refused(address: str, service: Service) -> None:
+    client = AsyncRetrievalClient(address, timeout=10)
+
+    async def call() -> int:
+        return (await client.retrieve(k=2)).count
+
+    assert asyncio.run(call()) == 2
+    with pytest.raises(ClientClosed, match="make one in each loop"):
+        asyncio.run(call())
+    asyncio.run(client.close())
+
+
 def test_connections_are_reused(shell: Any, address: str, service: Service) -> None:
     with shell(address, timeout=10) as client:
         for _ in range(20):

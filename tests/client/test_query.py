@@ -123,6 +123,21 @@ def test_tls(server: FakeServer, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "tls.ca" in capsys.readouterr().err
 
 
+def test_mutual_tls(server: FakeServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    authority = Authority("the authority")
+    of_server, own = authority.issue("server", [LOOPBACK]), authority.issue("client", [])
+    for name, content in (("ca", authority.certificate), ("certificate", own.certificate), ("key", own.key)):
+        (tmp_path / name).write_bytes(content)
+    ca, certificate, key = ([f"--{name}", str(tmp_path / name)] for name in ("ca", "certificate", "key"))
+    credentials = grpc.ssl_server_credentials([(of_server.key, of_server.certificate)], authority.certificate, True)
+    with server.serving(credentials=credentials) as address:
+        asked = ["query", "--address", address, "--timeout", "20"]
+        assert main([*asked, *ca, *certificate, *key]) == 0
+        assert main([*asked, *ca]) == 1
+        assert main([*asked, *ca, *certificate]) == 1
+    assert "certificate and key, expected both or neither" in capsys.readouterr().err
+
+
 def test_an_own_vector(query_schema: Schema, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "query.npy"
     np.save(path, np.array([0, 1, 0, 0], np.float32))
