@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from builder.cli.options import json_option, model_option, repository_option
+from builder.cli.options import json_option, model_option, repository_option, tls_options
 from builder.progress import step
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from builder.evaluation.summary import Interval, Summary
     from builder.training.run import Requests, TrainedRun
+    from client.options import TLS
 
 
 WIDE = 150  # columns where no terminal says how many it has
@@ -36,8 +37,16 @@ GAINS = ("index", "reranked", "served")  # what is compared with exact search
 @click.option("-k", type=click.IntRange(min=1), default=20, show_default=True, help="Results a user.")
 @click.option("--baselines", is_flag=True, help="Also popularity, item-kNN, iALS and EASE, tuned on validation users.")
 @json_option
+@tls_options
 def command(
-    run: Path, address: str | None, repository: Path, model: str, k: int, baselines: bool, as_json: bool
+    run: Path,
+    address: str | None,
+    repository: Path,
+    model: str,
+    k: int,
+    baselines: bool,
+    as_json: bool,
+    tls: TLS | None,
 ) -> None:
     """Measure the ranking of RUN over all its test users.
 
@@ -72,7 +81,7 @@ def command(
     notes: dict[str, str] = {}
     answers |= _of_version(trained, test, repository, model, k, notes)
     if address is not None:
-        transport = GrpcTransport(address)
+        transport = GrpcTransport(address, tls=tls)
         try:
             with step(f"Asking {address}", len(test)) as current:
                 answers["served"] = served_search(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -27,3 +30,23 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON f
 address_option = click.option(
     "--address", help="host:port of the server's gRPC endpoint [that which REPOSITORY/.server.json tells of]."
 )
+
+
+def tls_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Options of a gRPC endpoint that is encrypted, as one argument `tls`: a `client.TLS`, or None.
+
+    Their names are those of `builder query`.
+    """
+
+    @click.option("--tls", "encrypt", is_flag=True, help="The gRPC endpoint is encrypted.")
+    @click.option("--ca", help="It is, and these certificates (a PEM file) are trusted instead of the system's.")
+    @click.option("--certificate", help="Our own (a PEM file), with --key, where the server asks for one.")
+    @click.option("--key", help="The private key of --certificate (a PEM file).")
+    @wraps(command)
+    def with_tls(encrypt: bool, ca: str | None, certificate: str | None, key: str | None, **options: Any) -> None:
+        from client.options import TLS
+
+        encrypt = encrypt or any(file is not None for file in (ca, certificate, key))
+        command(tls=TLS(ca, certificate, key) if encrypt else None, **options)
+
+    return with_tls

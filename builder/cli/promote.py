@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from builder.cli.options import address_option, admin_key_option, model_option, repository_option
+from builder.cli.options import address_option, admin_key_option, model_option, repository_option, tls_options
+
+if TYPE_CHECKING:
+    from client.options import TLS
 
 
 @click.command()
@@ -21,6 +25,7 @@ from builder.cli.options import address_option, admin_key_option, model_option, 
 @click.option("--offline", is_flag=True, help="No server runs: only write down what is served at the next start.")
 @address_option
 @admin_key_option
+@tls_options
 def command(
     version: int | None,
     repository: Path,
@@ -29,6 +34,7 @@ def command(
     offline: bool,
     address: str | None,
     admin_key_file: Path | None,
+    tls: TLS | None,
 ) -> None:
     """Serve VERSION, the newest if left out, in place of the one that is served; no request fails meanwhile.
 
@@ -44,7 +50,7 @@ def command(
         number = choose(repository, model, version)
         click.echo(f"version {number} of {model} is served from the next start on")
         return
-    with reach(repository, address, admin_key_file) as control:
+    with reach(repository, address, admin_key_file, tls) as control:
         if share is None:
             number = promote(repository, model, version, control, _say)
             click.echo(f"version {number} of {model} is served")

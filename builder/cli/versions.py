@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from builder.cli.options import address_option, admin_key_option, json_option, model_option, repository_option
+from builder.cli.options import (
+    address_option,
+    admin_key_option,
+    json_option,
+    model_option,
+    repository_option,
+    tls_options,
+)
 from builder.errors import BuilderError
+
+if TYPE_CHECKING:
+    from client.options import TLS
 
 
 @click.command()
@@ -21,7 +31,10 @@ from builder.errors import BuilderError
 @address_option
 @admin_key_option
 @json_option
-def command(repository: Path, model: str, address: str | None, admin_key_file: Path | None, as_json: bool) -> None:
+@tls_options
+def command(
+    repository: Path, model: str, address: str | None, admin_key_file: Path | None, as_json: bool, tls: TLS | None
+) -> None:
     """List the versions of a model: which one is served, a canary, or was served before, and what the server says.
 
     Without a server that can be reached, what the repository says. Exit code 1 where both disagree.
@@ -30,7 +43,7 @@ def command(repository: Path, model: str, address: str | None, admin_key_file: P
 
     said = state(repository, model)
     try:
-        loaded: dict[str, list[int]] | None = _loaded(repository, address, admin_key_file)
+        loaded: dict[str, list[int]] | None = _loaded(repository, address, admin_key_file, tls)
         unreachable = ""
     except BuilderError as error:
         loaded, unreachable = None, error.what
@@ -52,10 +65,12 @@ def _versions(repository: Path, model: str) -> list[Path]:
     return versions(repository, model)
 
 
-def _loaded(repository: Path, address: str | None, admin_key_file: Path | None) -> dict[str, list[int]]:
+def _loaded(
+    repository: Path, address: str | None, admin_key_file: Path | None, tls: TLS | None
+) -> dict[str, list[int]]:
     from builder.serving.control import reach
 
-    with reach(repository, address, admin_key_file) as control:
+    with reach(repository, address, admin_key_file, tls) as control:
         return control.loaded()
 
 

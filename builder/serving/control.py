@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
 from builder.errors import BuilderError
 from builder.serving.state import admin_headers, read_key, read_state
+from client.options import TLS
 
 LOAD_TIMEOUT = 600.0  # seconds until a model is given up
 _UNLOAD_TIMEOUT = 120.0  # seconds for requests that a model has, and for the end of its processes
@@ -21,7 +23,7 @@ _UNKNOWN_LENGTH = 8  # of a dimension that may be any
 _DIRECT = [("grpc.enable_http_proxy", 0)]
 
 
-def reach(repository: Path, address: str | None, key_file: Path | None) -> ModelControl:
+def reach(repository: Path, address: str | None, key_file: Path | None, tls: TLS | None = None) -> ModelControl:
     """The server at `address`, or else the one that `builder serve` runs for a repository on this host.
 
     The key is that of the file, of the environment or of that server. Raises BuilderError if none is known.
@@ -36,20 +38,22 @@ def reach(repository: Path, address: str | None, key_file: Path | None) -> Model
         if state.url is None:
             raise BuilderError("the server has gRPC switched off", where=str(repository), remedy="Leave it on.")
         address, key = state.url, key or state.admin_key
-    return ModelControl(address, admin_headers(key) if key else {})
+    return ModelControl(address, admin_headers(key) if key else {}, tls)
 
 
 class ModelControl:
     """Loads and unloads models of one server, over gRPC; a context manager.
 
-    `address`: host:port. `headers`: sent with every call, such as the key of a restricted protocol. Every method raises
-    `BuilderError` with the server's own reason, and a remedy where the server cannot be reached or refuses.
+    `address`: host:port. `headers`: sent with every call, such as the key of a restricted protocol. `tls`: how to
+    encrypt; None: not at all. Every method raises `BuilderError` with the server's own reason, and a remedy where the
+    server cannot be reached or refuses.
     """
 
-    def __init__(self, address: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(self, address: str, headers: Mapping[str, str] | None = None, tls: TLS | None = None) -> None:
         self.address = address
         self._headers = {name.lower(): value for name, value in (headers or {}).items()}
-        self._client = triton.InferenceServerClient(address, channel_args=_DIRECT)
+        credentials = None if tls is None else grpc.ssl_channel_credentials(*tls.read())
+        self._client = triton.InferenceServerClient(address, creds=credentials, channel_args=_DIRECT)
 
     def __enter__(self) -> ModelControl:
         return self
@@ -143,5 +147,5 @@ def _failure(error: InferenceServerException, address: str) -> BuilderError:
         remedy = "Start the server with `builder serve`, or with --model-control-mode=explicit --load-model=*."
     elif status == "UNAVAILABLE":
         message = f"no Triton Inference Server can be reached: {message}"
-        remedy = "Start it with `builder serve`, or give its gRPC port with --address."
+        remedy = "Start it with `builder serve`, or give its gRPC port with --address; --tls where it is encrypted."
     return BuilderError(message, where=address, remedy=remedy)

@@ -239,6 +239,8 @@ class StockServer:
 
     def _is_ready(self) -> bool:
         if (http := self._reached(self.http_port)) is None:
+            if any(option.startswith("--grpc-use-ssl") for option in self._options):
+                return _listens(self.url)
             return _answers_grpc(self.url)
         ask = build_opener(ProxyHandler({})).open  # never through the proxy of the environment
         with (
@@ -271,6 +273,14 @@ def _answers_grpc(url: str) -> bool:
 
     with contextlib.suppress(InferenceServerException), InferenceServerClient(url, channel_args=_DIRECT) as client:
         return bool(client.is_server_ready(client_timeout=1.0))
+    return False
+
+
+def _listens(url: str) -> bool:
+    """Of a server that we have no certificate to ask: it listens once its models are loaded."""
+    host, _, port = url.rpartition(":")
+    with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=1.0):
+        return True
     return False
 
 

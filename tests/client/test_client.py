@@ -131,14 +131,6 @@ def test_what_is_no_request(client: RetrievalClient, transport: Any, wrong: Any)
     assert transport.requests == []
 
 
-@pytest.mark.parametrize("wrong", [{"k": 1}, F.year > 1990, None, 7], ids=str)
-def test_what_is_no_request(client: RetrievalClient, transport: Any, wrong: Any) -> None:
-    for ask in (lambda: client.retrieve_many([Request(), wrong]), lambda: client.explain(7, wrong)):
-        with pytest.raises(InvalidValue, match=r"request: got .*, expected a client\.Request"):
-            ask()
-    assert transport.requests == []
-
-
 @pytest.mark.parametrize(("max_batch_size", "batches"), [(64, [7]), (7, [7]), (3, [3, 3, 1]), (0, [1] * 7)])
 def test_many_are_split_by_the_model(
     transport: Any, client: RetrievalClient, max_batch_size: int, batches: list[int]

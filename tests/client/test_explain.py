@@ -304,25 +304,6 @@ def test_whether_the_item_is_a_given_one_is_not_asked(server: FakeServer) -> Non
         assert [len(call.inputs["filter"]) for call in server.calls] == [3]
 
 
-def test_whether_the_item_is_a_given_one_is_not_asked(server: FakeServer) -> None:
-    """However many ids there are: only the request itself and the item alone are."""
-    others, with_it = item_in(range(4, 60_000)), item_in(range(60_000))
-    with server.client(timeout=30) as client:
-        for condition, failing in [
-            (others, (others,)),
-            (~with_it, (~with_it,)),
-            (with_it & (others | ~with_it), (others | ~with_it,)),
-        ]:
-            server.calls.clear()
-            explanation = client.explain(3, Request(filter=condition))
-            assert (explanation.outcome, explanation.failing) == ("filtered", failing)
-            (call,) = server.calls
-            assert len(call.inputs["filter"]) == 2
-        server.calls.clear()
-        assert client.explain(3, Request(filter=with_it & (F.year > 1990))).failing == (F.year > 1990,)
-        assert [len(call.inputs["filter"]) for call in server.calls] == [3]
-
-
 def test_filters_of_any_size_and_depth(schema: Schema) -> None:
     """A program has no room beside such a filter for one more word, an expression none for one more level."""
     deep: Condition = F.cast == 0

@@ -226,18 +226,6 @@ def test_another_event_loop_is_refused(address: str, service: Service) -> None:
     asyncio.run(client.close())
 
 
-def test_another_event_loop_is_refused(address: str, service: Service) -> None:
-    client = AsyncRetrievalClient(address, timeout=10)
-
-    async def call() -> int:
-        return (await client.retrieve(k=2)).count
-
-    assert asyncio.run(call()) == 2
-    with pytest.raises(ClientClosed, match="make one in each loop"):
-        asyncio.run(call())
-    asyncio.run(client.close())
-
-
 def test_connections_are_reused(shell: Any, address: str, service: Service) -> None:
     with shell(address, timeout=10) as client:
         for _ in range(20):

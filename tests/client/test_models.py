@@ -38,12 +38,6 @@ def test_a_slice_is_a_list_of_hits() -> None:
             assert retrieval[part] == retrieval.hits[part]
 
 
-def test_a_slice_is_a_list_of_hits() -> None:
-    for retrieval in (_retrieval(4), _retrieval(1), _retrieval(0)):
-        for part in (slice(2), slice(1), slice(-2, None), slice(None, None, -1), slice(9, 12)):
-            assert retrieval[part] == retrieval.hits[part]
-
-
 def test_nothing_found_is_falsy() -> None:
     empty = _retrieval(0)
     assert not empty
