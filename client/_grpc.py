@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Any
@@ -30,6 +31,7 @@ _OPTIONS = (
     # A pool of its own: two transports to one address are two connections.
     ("grpc.use_local_subchannel_pool", 1),
 )
+_THIS_HOST = re.compile(r"(localhost|127(\.[0-9]+){3}|\[::1\])(:|$)")
 _NAMES = (
     "ModelInfer",
     "ModelConfig",
@@ -64,7 +66,7 @@ class GrpcTransport:
         self._slots = Slots(device_number(shared_memory)) if shared_memory else None
         self._key = NO_HEADERS  # the headers that registered a slot, for closing: the protocol may be restricted
         self._started: set[Any] = set()  # calls under way: one that nobody refers to is cancelled by grpc
-        options, credentials = _channel_settings(tls)
+        options, credentials = _channel_settings(address, tls)
         if credentials is None:
             self._channel = grpc.insecure_channel(address, options, _COMPRESSION[compression])
         else:
@@ -209,7 +211,7 @@ class AsyncGrpcTransport:
         self._closed = False
         self._slots = Slots(device_number(shared_memory)) if shared_memory else None
         self._key = NO_HEADERS  # the headers that registered a slot, for closing: the protocol may be restricted
-        self._settings = _channel_settings(tls)
+        self._settings = _channel_settings(address, tls)
         self._compression = _COMPRESSION[compression]
         self._channel: Any = None
         self._loop: asyncio.AbstractEventLoop | None = None  # the channel's
@@ -320,10 +322,12 @@ def _methods(channel: Any) -> dict[str, Any]:
     return {name: channel.unary_unary(SERVICE + name, *codecs) for name, codecs in _METHODS.items()}
 
 
-def _channel_settings(tls: TLS | None) -> tuple[tuple[tuple[str, Any], ...], Any]:
-    if tls is None:
-        return _OPTIONS, None
+def _channel_settings(address: str, tls: TLS | None) -> tuple[tuple[tuple[str, Any], ...], Any]:
     options: tuple[tuple[str, Any], ...] = _OPTIONS
+    if _THIS_HOST.match(address):  # no proxy of the environment can reach what listens on loopback here
+        options = (*options, ("grpc.enable_http_proxy", 0))
+    if tls is None:
+        return options, None
     if tls.server_name is not None:
         options = (*options, ("grpc.ssl_target_name_override", tls.server_name))
     return options, grpc.ssl_channel_credentials(*tls.read())

@@ -233,6 +233,17 @@ def test_connections_are_reused(shell: Any, address: str, service: Service) -> N
     assert len(set(service.peers)) == 1
 
 
+def test_no_proxy_stands_before_this_host(
+    shell: Any, address: str, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("no_grpc_proxy", "no_proxy", "grpc_proxy", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # where nothing listens
+    for name in (address, address.replace("127.0.0.1", "localhost")):
+        with shell(name, timeout=10) as client:
+            assert client.retrieve(k=2).count == 2
+
+
 def test_headers_travel(shell: Any, address: str, service: Service) -> None:
     with shell(address, timeout=10, headers={"Triton-Grpc-Protocol-Key": "secret"}) as client:
         client.retrieve(headers={"traceparent": "00-1-2-01"})
