@@ -28,8 +28,10 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # whoever read the output, such as head, has enough
+    except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to flush at exit
+        if not isinstance(error, BrokenPipeError):  # whoever read the output, such as head, has enough
+            print(f"error: the answer cannot be written: {error.strerror}", file=sys.stderr)
         return 1
     return 0
 

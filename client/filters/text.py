@@ -51,7 +51,7 @@ def parse_filter(text: str) -> Condition:
             place, reason = before + _place(text[before:], error.lineno or 1, error.offset), error.msg
         else:
             place, reason = len(text.rstrip()) + 1, "something is missing at its end"
-        raise InvalidValue(f"filter: cannot be read at character {place}: {reason}: {text}") from None
+        raise InvalidValue(f"filter: cannot be read at character {place}: {reason}: {_shortened(text)}") from None
     except (RecursionError, MemoryError):
         raise InvalidValue(
             "filter: nested too deeply, or too much joined, to be read: 64 levels are the most that is sent; "
@@ -146,9 +146,11 @@ class _Reader:
         line = _lines(self._text)[node.lineno - 1].encode("utf-8", "surrogatepass")
         column = len(line[: node.col_offset].decode("utf-8", "surrogatepass"))  # Python counts bytes of UTF-8
         place = self._before + _place(self._text, node.lineno, column + 1)
-        shown = ast.unparse(node)
-        shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
-        return InvalidValue(f"filter: {shown!r} at character {place}: {expected}")
+        return InvalidValue(f"filter: {_shortened(ast.unparse(node))!r} at character {place}: {expected}")
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _lines(text: str) -> list[str]:

@@ -19,6 +19,7 @@ from client.__main__ import main
 from client.testing import FakeServer
 from tests.client.certificates import LOOPBACK, Authority
 
+ROOT = Path(__file__).parents[2]
 ITEMS = [
     {"item_id": 100 + i, "year": 1990 + i, "genres": ["Drama"] if i % 2 else ["War", "Drama"], "title_id": i}
     for i in range(12)
@@ -178,6 +179,14 @@ def test_what_is_wrong_is_said(ask: Any, arguments: tuple[str, ...], code: int, 
     got, out, err = ask(*arguments)
     assert (got, out) == (code, "")
     assert message in err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_is_told_without_a_traceback(address: str) -> None:
+    command = [sys.executable, "-m", "client", "query", "--address", address, "--timeout", "20"]
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, cwd=ROOT)
+    assert (result.returncode, result.stderr) == (1, "error: the answer cannot be written: No space left on device\n")
 
 
 def test_usage(capsys: pytest.CaptureFixture[str]) -> None:

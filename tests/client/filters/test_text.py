@@ -76,6 +76,15 @@ def test_refuses_everything_else(text: str, message: str) -> None:
         parse_filter(text)
 
 
+@pytest.mark.parametrize(
+    "text", ["F.a == " + "9" * 5000, "F.a.is_in([" + "1, " * 5000, "F.a.among(" + "1, " * 5000 + ")"]
+)
+def test_messages_show_the_beginning_of_long_texts(text: str) -> None:
+    with pytest.raises(InvalidValue, match=r"\.\.\.") as caught:
+        parse_filter(text)
+    assert len(str(caught.value)) < 300
+
+
 def test_a_long_chain_is_no_depth() -> None:
     text = " | ".join(f"(F.a == {value})" for value in range(1500))
     condition = parse_filter(text)
