@@ -12,6 +12,7 @@ from urllib.request import urlopen
 import numpy as np
 import pytest
 
+from builder.serving.rollout import choose
 from builder.serving.server import StockServer
 from client import AsyncRetrievalClient, DeadlineExceeded, QueueFull, Request, Retrieval, RetrievalClient
 from tests.end_to_end.conftest import Shop
@@ -71,12 +72,13 @@ def test_what_is_past_its_deadline_is_not_computed(server: StockServer, shop: Sh
 def test_a_limited_queue_turns_away_what_does_not_fit(repository: Path, shop: Shop, tmp_path: Path) -> None:
     """No export limits it (docs/serving.md says why); where somebody does, clients are told."""
     limited = Path(shutil.copytree(repository, tmp_path / "repository"))
-    config = limited / "retrieval" / "config.pbtxt"
+    config = limited / "retrieval" / "1" / "config.pbtxt"
     text = config.read_text()
     assert "dynamic_batching {\n}" in text
     config.write_text(
         text.replace("dynamic_batching {\n}", "dynamic_batching { default_queue_policy { max_queue_size: 4 } }")
     )
+    choose(limited, "retrieval", 1)
     with StockServer(limited, log=tmp_path / "log") as server, RetrievalClient(server.url, timeout=60) as client:
         expected = client.retrieve_many([Request(query=query, k=5) for query in shop.queries[:ROWS]])
         ends, answers = flood(server, shop, 60)
