@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import re
+import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +15,7 @@ import grpc
 import pytest
 
 from client import AsyncRetrievalClient, Feature, RetrievalClient, Schema
+from client.__main__ import main
 from client.testing import FakeServer
 from tests.client.certificates import LOOPBACK, Authority
 
@@ -24,6 +26,11 @@ ON_A_GPU = [
 ]  # tests/end_to_end/test_gpu_shared_memory.py
 GUIDE = [block for block in BLOCKS if block not in ON_A_GPU]
 FILTERS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "filters.md").read_text(), flags=re.DOTALL)
+COMMANDS = [
+    line
+    for block in re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / "client.md").read_text(), flags=re.DOTALL)
+    for line in block.replace("\\\n", " ").splitlines()
+]
 README = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
 SCHEMA = Schema(
     name="movies",
@@ -104,6 +111,24 @@ def test_the_guide(addresses: dict[str, str], server: FakeServer, capsys: pytest
     assert [result.count for result in names["results"]] == [69] * 3
 
 
+def test_the_commands(addresses: dict[str, str], server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        server.replace(ITEMS)
+    assert server.version == 3  # which one of them asks
+    for line in COMMANDS:
+        python, module, client, *arguments = shlex.split(line, comments=True)
+        assert (python, module, client) == ("python", "-m", "client")
+        if "--address" in arguments:
+            arguments[arguments.index("--address") + 1] = addresses["10.0.0.1:8001"]
+        else:
+            arguments += ["--address", addresses["127.0.0.1:8001"]]
+        assert main([*arguments, "--timeout", "30"]) == 0, line
+    printed = capsys.readouterr().out
+    assert "Item 7 is not returned because it is number 7" in printed
+    assert '"version": 3' in printed
+    assert [call.headers.get("triton-grpc-protocol-inference-key") for call in server.calls][-1] == "KEY"
+
+
 def test_the_filters(addresses: dict[str, str]) -> None:
     names: dict[str, Any] = {}
     for block in FILTERS:
@@ -124,4 +149,5 @@ def test_there_are_blocks() -> None:
     assert len(GUIDE) >= 9
     assert len(ON_A_GPU) == 1
     assert len(FILTERS) >= 1
+    assert len(COMMANDS) >= 4
     assert len(README) == 1
