@@ -34,6 +34,7 @@ _NAN = float("nan")
 LEAST_IDS = 8  # padded lengths start here: lone shapes are not batched together
 _LEAST_WORDS = 16
 _NO_FILTER = bytes(16)
+_NO_USER: dict[str, Any] = {}
 _MINUS_ONE, _ZERO = b"\xff" * 8, bytes(8)
 _FLOATS = (float, np.floating)
 _SEARCH = struct.Struct("<2i")
@@ -114,7 +115,7 @@ class Codec:
         history: bytes | DeviceArray = b""
         query: bytes | DeviceArray = b""
         if self._tower:
-            categories, numbers = self._user(request.user or {})
+            categories, numbers = self._user(_NO_USER if request.user is None else request.user)
             if request.query is not None:
                 raise InvalidValue("query: this artifact computes it from user and history; leave it out")
             if request.history is not None:
@@ -123,7 +124,8 @@ class Codec:
                     raise InvalidValue("history: this artifact takes none; leave it out")
         else:
             categories = numbers = b""
-            if request.user or request.history is not None:
+            no_user = request.user is None or (isinstance(request.user, Mapping) and not request.user)
+            if not no_user or request.history is not None:
                 raise InvalidValue(
                     "user, history: this artifact has no user tower and takes only query; leave them out"
                 )

@@ -23,6 +23,7 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 MICROSECOND = timedelta(microseconds=1)
 _INTEGERS = (int, np.integer, np.bool_)
+_IDS = (int, np.integer)
 _NUMBERS = (int, float, np.integer, np.floating, np.bool_)
 _HEADER_NAME = re.compile(r"[A-Za-z0-9._-]+")
 
@@ -207,6 +208,6 @@ _BOOLS = frozenset((False, True))
 
 def _bad_id(where: str, values: Iterable[Any], first: int) -> InvalidValue:
     for position, value in enumerate(values, first):
-        if not (type(value) is int or isinstance(value, np.integer)) or not 0 <= int(value) <= INT64_MAX:
+        if isinstance(value, bool) or not isinstance(value, _IDS) or not 0 <= int(value) <= INT64_MAX:
             return invalid_value(f"{where}[{position}]", value, "an item id: an integer from 0 to 2**63 - 1")
     raise AssertionError("no bad id")  # pragma: no cover - the caller found one

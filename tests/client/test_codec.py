@@ -143,6 +143,7 @@ def test_no_ids(codec: Codec, ids: Any) -> None:
     ("ids", "message"),
     [
         ([1, -1], r"\[1\]: got -1 \(int\), expected an item id"),
+        ([Status.HISTORY, -1], r"\[1\]: got -1 \(int\), expected an item id"),
         ([2**63], r"\[0\]: got 9223372036854775808"),
         ([True], r"\[0\]: got True"),
         ([1, 2.0], r"\[1\]: got 2.0 \(float\)"),
@@ -214,6 +215,8 @@ def test_user_values(codec: Codec, user: dict[str, Any], keys: list[int], age: f
         ({"age": 10**400}, InvalidValue, "within float64"),
         ({"age": np.array([1, 2])}, InvalidValue, "expected a number"),
         ([("age", 3)], InvalidValue, "a mapping of feature names to values"),
+        ([], InvalidValue, "a mapping of feature names to values"),
+        (np.zeros(2), InvalidValue, "a mapping of feature names to values"),  # of no truth value, as a pandas.Series
     ],
     ids=str,
 )
@@ -285,6 +288,7 @@ def test_a_query_vector(query_codec: Codec, query: Any) -> None:
         ({"query": [1, np.inf, 3, 4]}, r"query\[1\]: got inf"),
         ({"query": [1, 2, 3, 1e39]}, r"query\[3\]: got inf"),
         ({"query": [1, 2, 3, 4], "user": {"age": 3}}, "has no user tower"),
+        ({"query": [1, 2, 3, 4], "user": np.zeros(2)}, "has no user tower"),
         ({"query": [1, 2, 3, 4], "history": [3]}, "has no user tower"),
     ],
     ids=str,
