@@ -105,17 +105,20 @@ class Core:
         deadline = self._until(timeout)
         sent = self._all_headers(headers)
         every = [kept(request) for request in requests]
-        served = yield from self._any_served(deadline, sent)
-        known = [each for endpoint in self.balancer.endpoints for each in list(endpoint.served.values())]
-        # A batch may go to any of them, canaries included.
-        most = min((each.max_batch for each in known if isinstance(each.codec, Codec)), default=served.max_batch)
+        yield from self._any_served(deadline, sent)
         results: dict[int, Retrieval | RequestError] = {}
         for draw, numbers in self._apart(every):
-            for first in range(0, len(numbers), most):
-                batch = numbers[first : first + most]
+            while numbers:
+                batch = numbers[: self._most_at_once()]
                 work = Retrieving([every[number] for number in batch])
-                answered = yield from self._tried("", draw, work, deadline, sent)
+                try:
+                    answered = yield from self._tried("", draw, work, deadline, sent)
+                except SchemaMismatch:
+                    if len(batch) <= self._most_at_once():
+                        raise
+                    continue  # a model that takes fewer at once has come meanwhile
                 results.update(zip(batch, answered, strict=True))
+                numbers = numbers[len(batch) :]
         return [results[number] for number in range(len(every))]
 
     def rank(
@@ -179,6 +182,11 @@ class Core:
                 return explanation
             served, version = (yield from self._serving.read(endpoint, model, deadline, headers)), None
         raise SchemaMismatch(f"{model!r} at {endpoint.name} was replaced twice during the call; call again")
+
+    def _most_at_once(self) -> int:
+        """How many requests a batch may have, as far as is known: it may go to any model, canaries included."""
+        known = [each for endpoint in self.balancer.endpoints for each in list(endpoint.served.values())]
+        return min((each.max_batch for each in known if isinstance(each.codec, Codec)), default=1)
 
     def _apart(self, requests: list[Request]) -> list[tuple[float, list[int]]]:
         """Which requests go together: those for canaries and the others, each with what they drew."""

@@ -23,6 +23,7 @@ from client import (
     _core,
 )
 from client import Request as R
+from client.testing import FakeServer
 from tests.client.shells import SHELLS
 
 
@@ -223,3 +224,19 @@ def test_one_version_throughout(transport: Any) -> None:
         with shell("server:8001", version=7, transport=transport) as client:
             client.retrieve()
     assert transport.versions == ["7", "7"]
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize("other", [False, True], ids=["the same schema", "another schema"])
+def test_a_model_that_takes_fewer_requests_at_once(schema: Schema, kind: str, other: bool) -> None:
+    """A batch that is too large by now is divided anew, and none of it fails."""
+    items = [{"item_id": item} for item in range(20)]
+    server = FakeServer(schema, items, max_batch_size=16)
+    requests = [R(exclude=range(start), k=1) for start in range(15)]
+    with SHELLS[kind]("server:8001", timeout=30, transport=server) as client:
+        client.retrieve_many(requests)
+        server._max_batch_size = 4
+        server.replace(items, schema=dataclasses.replace(schema, max_results=5) if other else None)
+        results = client.retrieve_many(requests)
+        assert [result.item_ids.tolist() for result in results] == [[start] for start in range(15)]
+        assert [len(call.inputs["filter"]) for call in server.calls][-4:] == [4, 4, 4, 3]
