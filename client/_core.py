@@ -226,7 +226,7 @@ class Core:
             try:
                 return (yield from ask(endpoint))
             except (ConnectionFailed, ModelUnavailable) as failure:
-                if attempt == self._retry.attempts or isinstance(failure, WrongServer | ModelNotFound):
+                if attempt == self._retry.attempts:
                     raise
                 error = failure
             finally:
@@ -234,6 +234,8 @@ class Core:
             tried.append(endpoint)
             if any(other not in tried for other in self.balancer.working()):
                 continue
+            if isinstance(error, WrongServer | ModelNotFound):  # time will not mend it
+                raise error
             pause = random.uniform(0, min(self._retry.most, self._retry.first * 2.0 ** min(attempt - 1, 60)))
             if monotonic() + pause >= deadline:
                 raise error

@@ -20,7 +20,7 @@ from client._codec import Codec
 from client._ranking import RankingCodec
 from client._steps import ReadConfig, Served, Steps
 from client.contract import Contract
-from client.errors import DeadlineExceeded, ModelUnavailable, SchemaError, SchemaMismatch, invalid_value
+from client.errors import DeadlineExceeded, ModelNotFound, ModelUnavailable, SchemaError, SchemaMismatch, invalid_value
 from client.schema import CANARY_SUFFIX, RANKING_SUFFIX, SHARE_PARAMETER, Schema
 from client.transport import Headers, ModelConfig
 
@@ -117,8 +117,9 @@ class Serving:
         try:
             config: ModelConfig = yield step
         except Exception as error:
-            # That a version or a canary is gone says nothing of the endpoint.
-            if not (isinstance(error, ModelUnavailable) and (version or self.is_canary(model))):
+            # That a version or a canary is gone, or that there is no ranking model, says nothing of the endpoint.
+            gone = isinstance(error, ModelUnavailable) and (version or self.is_canary(model))
+            if not (gone or (isinstance(error, ModelNotFound) and model != self._model)):
                 self._balancer.report(endpoint, error)
             raise
         self._balancer.report(endpoint, None)

@@ -20,6 +20,7 @@ class Retry:
 
     `ConnectionFailed` (gRPC's UNAVAILABLE: no connection, or one that broke), `ModelUnavailable` (UNAVAILABLE: the
     model is being loaded or unloaded) and `QueueFull` (UNAVAILABLE or RESOURCE_EXHAUSTED from a full queue).
+    After `ModelNotFound` and `WrongServer` an endpoint is tried that this call has not tried, if there is one.
 
     `attempts`: tries in all; 1 never tries again. Before try n + 1 the client waits for a time drawn evenly from 0 to
     min(`most`, `first` * 2**(n - 1)) seconds ("full jitter": Brooker, Exponential Backoff and Jitter, 2015), or not at

@@ -168,6 +168,57 @@ def test_another_endpoint_is_tried_at_once_and_the_failed_one_left_alone(
     assert len(three[1].requests) + len(three[2].requests) == 50
 
 
+@pytest.mark.parametrize("error", [ModelNotFound, WrongServer])
+@pytest.mark.parametrize("method", ["infer", "model_config"])
+def test_what_one_endpoint_lacks_another_may_have(
+    shell: Any, three: list[FakeTransport], monkeypatch: pytest.MonkeyPatch, error: Any, method: str
+) -> None:
+    """And where none has it, each is asked once, without a wait."""
+    tried: Counter[int] = Counter()
+
+    def lacking(number: int) -> Any:
+        def fail(*_: Any, **__: Any) -> Any:
+            tried[number] += 1
+            raise error(f"{number} has it not")
+
+        return fail
+
+    monkeypatch.setattr(_core.random, "uniform", lambda low, high: pytest.fail("waited"))
+    monkeypatch.setattr(three[0], method, lacking(0))
+    with shell(ADDRESSES, timeout=30, transport=three) as client:
+        for _ in range(50):
+            assert client.retrieve(k=1).count == 1
+    assert 1 <= tried[0] <= 10
+    tried.clear()
+    for number in (1, 2):
+        monkeypatch.setattr(three[number], method, lacking(number))
+    with shell(ADDRESSES, timeout=30, transport=three) as client, pytest.raises(error, match="has it not"):
+        client.retrieve()
+    assert tried == {0: 1, 1: 1, 2: 1}
+
+
+def test_an_endpoint_without_a_ranking_model_is_not_left_alone(
+    shell: Any, three: list[FakeTransport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without(model_config: Any) -> Any:
+        def read(model: str, *arguments: Any, **named: Any) -> Any:
+            if model == "retrieval_rank":
+                raise ModelNotFound(model)
+            return model_config(model, *arguments, **named)
+
+        return read
+
+    for transport in three:
+        monkeypatch.setattr(transport, "model_config", without(transport.model_config))
+    with shell(ADDRESSES, timeout=30, transport=three) as client:
+        for _ in range(5):
+            with pytest.raises(ModelNotFound):
+                client.rank(items=[1])
+        for _ in range(300):
+            client.retrieve()
+    assert min(len(transport.requests) for transport in three) > 60  # as above
+
+
 def test_endpoints_of_different_artifacts(shell: Any, three: list[FakeTransport], schema: Schema, answer: Any) -> None:
     """In the middle of a rollout each is asked in the terms of its own schema."""
     import dataclasses
