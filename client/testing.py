@@ -25,7 +25,7 @@ from client._async_client import AsyncRetrievalClient
 from client._client import RetrievalClient
 from client._fake_network import FakeNetwork
 from client.contract import Contract
-from client.errors import DeadlineExceeded, ModelNotFound, SchemaMismatch, SilverTritonError
+from client.errors import DeadlineExceeded, ModelNotFound, SchemaMismatch, SilverTritonError, invalid_value
 from client.schema import CANARY_SUFFIX, RANKING_SUFFIX, SHARE_PARAMETER, Schema
 from client.transport import NO_HEADERS, Answer, AsyncTransport, Headers, ModelConfig
 
@@ -119,6 +119,8 @@ class FakeServer:
         vectors: ArrayLike | None = None,
     ) -> None:
         """Serve other items as well, as the next version, for a share of the requests, 0 to 1. `replace` ends it."""
+        if not 0 <= share <= 1:
+            raise invalid_value("share", share, "a share of the requests, 0 to 1")
         contract, network = self._other(items, schema, scores, vectors)
         with self._lock:
             self._canary, self._canary_contract, self._share = network, contract, share
@@ -140,6 +142,8 @@ class FakeServer:
 
     def fail(self, error: SilverTritonError, times: int = 1) -> None:
         """Let the next inferences raise `error`, so many of them."""
+        if not isinstance(error, SilverTritonError):
+            raise invalid_value("error", error, "a SilverTritonError, as a server's failures are")
         with self._lock:
             self._failures += [error] * times
 

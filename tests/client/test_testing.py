@@ -276,6 +276,16 @@ def test_items_are_checked(schema: Schema, items: Any, options: Any, says: str) 
         FakeServer(schema, items, **options)
 
 
+def test_what_a_server_is_to_do_is_checked(server: FakeServer) -> None:
+    for share in (-0.1, 1.5, float("nan")):
+        with pytest.raises(InvalidValue, match="share"):
+            server.start_canary([{"item_id": 1}], share=share)
+    with pytest.raises(InvalidValue, match="error: got 'down'"):
+        server.fail("down")  # type: ignore[arg-type]
+    with server.client() as client:
+        assert client.retrieve().version == 1
+
+
 def test_no_items(schema: Schema) -> None:
     with FakeServer(schema, []).client() as client:
         assert client.retrieve(filter=F.year > 3).count == 0
