@@ -22,7 +22,7 @@ import keyword
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
@@ -234,6 +234,8 @@ def _literal(value: Any) -> str:
         return str.__repr__(value)
     if isinstance(value, np.datetime64):
         return repr(str(value.astype("datetime64[us]")))
+    if isinstance(value, datetime) and type(value) is not datetime:  # pandas' write nanoseconds, which do not travel
+        return repr(value.isoformat(timespec="microseconds"))
     if isinstance(value, date):
         return repr(value.isoformat())
     if isinstance(value, float) and math.isinf(value):

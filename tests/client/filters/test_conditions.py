@@ -7,6 +7,7 @@ import enum
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from client import (
@@ -78,6 +79,10 @@ class Shade(str, enum.Enum):
             "F.released < '2024-01-02T00:00:00+02:00'",
         ),
         (F.released.is_in([np.datetime64("2024-01-02")]), "F.released == '2024-01-02T00:00:00.000000'"),
+        (
+            F.released > pd.Timestamp("2024-01-02T03:04:05.123456789Z"),
+            "F.released > '2024-01-02T03:04:05.123456+00:00'",
+        ),
         (F.title_id == Level.HIGH, "F.title_id == 3"),
         (F.studio != Shade.DARK, "F.studio != 'dark'"),
         (F.title_id == True, "F.title_id == True"),  # noqa: E712
