@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "find_items.h"
+#include "prefetch.h"
 #include "silvertriton/arguments.h"
 
 namespace silvertriton::cpu {
@@ -82,8 +83,17 @@ class NearHistory {
         known_.erase(std::remove(known_.begin(), known_.end(), -1), known_.end());
         const auto known = static_cast<int64_t>(known_.size());
         if (known == 0 || graph.width == 0 || candidates == 0) return known;
+        const auto ask_for = [&](size_t at) {
+            if (at >= known_.size()) return;
+            ask(graph.rows + known_[at] * graph.width, 4 * graph.width);
+            ask(graph.weights + known_[at] * graph.width, 4 * graph.width);
+        };
+        constexpr size_t kAhead = 4;
+        for (size_t at = 0; at < kAhead; ++at) ask_for(at);
         positions_.assign(rows, candidates);
-        for (const int64_t item : known_) {
+        for (size_t at = 0; at < known_.size(); ++at) {
+            ask_for(at + kAhead);
+            const int64_t item = known_[at];
             const int32_t* neighbours = graph.rows + item * graph.width;
             const float* weights = graph.weights + item * graph.width;
             for (int64_t j = 0; j < graph.width && neighbours[j] >= 0; ++j) {

@@ -16,7 +16,7 @@ namespace silvertriton::cpu {
 namespace {
 
 constexpr int64_t kTile = 24;  // candidates; a multiple of the rows that add_layer takes at once
-constexpr int64_t kGrain = 4;  // tiles, some microseconds each
+constexpr int64_t kGrain = 4;  // tiles of some microseconds
 constexpr int64_t kFeatures = RerankLayers::kFeatures;
 constexpr float kLeast = 1e-3f;  // LEAST of builder/network/neighbours.py
 

@@ -19,6 +19,7 @@ from tests.kernels.reference import Limits, Request
 
 Arguments = dict[str, Any]
 OPERATORS = ["filter_rows", "search", "rescore", "resolve_weights", "rerank", "select", "select_diverse"]
+ON_GPUS = [operator for operator in OPERATORS if operator != "rerank"]
 LIMITS = Limits(probes=0, candidates=20, max_candidates=25, exact_rows=3)
 
 
