@@ -34,6 +34,7 @@ def load() -> None:
     torch.library.register_fake("silvertriton::rescore", _fake_rescore)
     torch.library.register_fake("silvertriton::resolve_weights", _fake_resolve_weights)
     torch.library.register_fake("silvertriton::neighbour_scores", _fake_neighbour_scores)
+    torch.library.register_fake("silvertriton::rerank", _fake_rerank)
     torch.library.register_fake("silvertriton::select", _fake_select)
     torch.library.register_fake("silvertriton::select_diverse", _fake_select_diverse)
     _FAKES_REGISTERED = True
@@ -240,6 +241,64 @@ def neighbour_scores(
     return sums, maxima
 
 
+def rerank(
+    query: Tensor,
+    history: Tensor,
+    rows: Tensor,
+    scores: Tensor,
+    vectors: Tensor,
+    scales: Tensor,
+    items: Tensor,
+    ids: Tensor,
+    item_rows: Tensor,
+    neighbours: Tensor,
+    weights: Tensor,
+    user: Tensor,
+    first: Tensor,
+    second: Tensor,
+    output: Tensor,
+    most: int,
+    tasks: int,
+) -> Tensor:
+    """Score candidates by a reranker of two hidden layers, on the CPU alone.
+
+    Args:
+        query: [B, D] float32.
+        history: [B, L] int64 item ids, as in `neighbour_scores`.
+        rows: [B, M] int32 candidates, -1 for none.
+        scores: [B, M] float32 of the search.
+        vectors, scales: [R, D] float16 and [NB, 32] float32 of the index.
+        items: [R, H] float16, an item's part of the first layer.
+        ids .. weights: as in `neighbour_scores`.
+        user .. output: the layers, `builder.network.layers.PackedLayers`.
+        most: how many ids of a history count, the newest.
+        tasks: T.
+
+    Returns:
+        logits [B, M, T] float32; where there is no candidate they mean nothing.
+    """
+    logits: Tensor = torch.ops.silvertriton.rerank(
+        query,
+        history,
+        rows,
+        scores,
+        vectors,
+        scales,
+        items,
+        ids,
+        item_rows,
+        neighbours,
+        weights,
+        user,
+        first,
+        second,
+        output,
+        most,
+        tasks,
+    )
+    return logits
+
+
 def select(
     values: Tensor, ids: Tensor, task_scores: Tensor, status: Tensor, k: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -425,6 +484,28 @@ def _fake_neighbour_scores(
     history: Tensor, rows: Tensor, ids: Tensor, item_rows: Tensor, neighbours: Tensor, weights: Tensor, most: int
 ) -> tuple[Tensor, Tensor]:
     return weights.new_empty(rows.shape), weights.new_empty(rows.shape)
+
+
+def _fake_rerank(
+    query: Tensor,
+    history: Tensor,
+    rows: Tensor,
+    scores: Tensor,
+    vectors: Tensor,
+    scales: Tensor,
+    items: Tensor,
+    ids: Tensor,
+    item_rows: Tensor,
+    neighbours: Tensor,
+    weights: Tensor,
+    user: Tensor,
+    first: Tensor,
+    second: Tensor,
+    output: Tensor,
+    most: int,
+    tasks: int,
+) -> Tensor:
+    return query.new_empty((*rows.shape, tasks))
 
 
 def _fake_select(

@@ -100,17 +100,28 @@ ST_AVX2 float dot_row(const uint16_t* row, const float* query, int64_t dims) {
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 
+ST_AVX2 inline void halves_to_floats(const uint16_t* halves, float scale, float* floats) {
+    for (int l = 0; l < 16; l += 8) {
+        const __m256 values = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(halves + l)));
+        _mm256_storeu_ps(floats + l, _mm256_mul_ps(values, _mm256_set1_ps(scale)));
+    }
+}
+
 #define ST_TARGET ST_AVX2
 #define ST_SCAN_ROWS scan_rows
 #define ST_ROW_SUM row_sum
 #include "scan_rows.h"
 #define ST_COUNT_BITS __builtin_popcountll
 #include "word_functions.h"
+#define ST_DENSE_ROWS 3
+#define ST_DENSE_VECTORS 2
+#define ST_HALVES halves_to_floats
+#include "dense.h"
 
 }  // namespace
 
-const InstructionSet kAvx2{"avx2",    scan_blocks, scan_rows, cpu::take_sparse, dot_row,
-                           and_words, or_words,    xor_words, not_words,        count_words};
+const InstructionSet kAvx2{"avx2",      scan_blocks, scan_rows, cpu::take_sparse, dot_row,   add_layer,
+                           from_halves, and_words,   or_words,  xor_words,        not_words, count_words};
 
 }  // namespace silvertriton
 

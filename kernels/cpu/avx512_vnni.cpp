@@ -140,17 +140,26 @@ ST_AVX512 float dot_row(const uint16_t* row, const float* query, int64_t dims) {
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 
+ST_AVX512 inline void halves_to_floats(const uint16_t* halves, float scale, float* floats) {
+    const __m512 values = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(halves)));
+    _mm512_storeu_ps(floats, _mm512_mul_ps(values, _mm512_set1_ps(scale)));
+}
+
 #define ST_TARGET ST_AVX512
 #define ST_SCAN_ROWS scan_rows
 #define ST_ROW_SUM row_sum
 #include "scan_rows.h"
 #define ST_COUNT_BITS __builtin_popcountll
 #include "word_functions.h"
+#define ST_DENSE_ROWS 6
+#define ST_DENSE_VECTORS 4
+#define ST_HALVES halves_to_floats
+#include "dense.h"
 
 }  // namespace
 
-const InstructionSet kAvx512Vnni{"avx512vnni", scan_blocks, scan_rows, take_sparse, dot_row,
-                                 and_words,    or_words,    xor_words, not_words,   count_words};
+const InstructionSet kAvx512Vnni{"avx512vnni", scan_blocks, scan_rows, take_sparse, dot_row,   add_layer,
+                                 from_halves,  and_words,   or_words,  xor_words,   not_words, count_words};
 
 }  // namespace silvertriton
 

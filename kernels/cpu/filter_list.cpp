@@ -50,7 +50,7 @@ Bound of_range(const Range& range, const FilterIndex& index) {
 // Which of a chunk of rows satisfy a plan, one byte a row.
 class Evaluator {
   public:
-    // `all`: the postings that all rows are taken from, empty where they come from several lists.
+    // `all`: the postings that all rows are taken from, null where they come from several lists.
     Evaluator(const Plan& plan, const FilterIndex& index, const RowSpan& all)
         : plan_(plan), index_(index), all_(all), cursors_(plan.terms.size()) {
         for (size_t t = 0; t < plan.terms.size(); ++t) cursors_[t] = plan.terms[t].first;
@@ -109,7 +109,7 @@ class Evaluator {
         if (term.bitmap != nullptr) {
             for (int64_t i = 0; i < count_; ++i)
                 set[i] |= static_cast<uint8_t>(term.bitmap[rows_[i] / 32] >> (rows_[i] % 32) & 1);
-        } else if (term.first == all_.first && term.last == all_.last) {
+        } else if (all_.first != nullptr && term.first == all_.first && term.last == all_.last) {
             std::fill_n(set, count_, uint8_t{1});
         } else if (count_ > 0) {
             add_postings(term.last, cursors_[static_cast<size_t>(t)], set);

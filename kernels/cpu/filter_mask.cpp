@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "prefetch.h"
 #include "range_mask.h"
 
 namespace silvertriton::cpu {
@@ -82,7 +83,7 @@ class Evaluator {
         const uint32_t* chunk = bitmap + start_;
         if (plan_.terms.size() > kMostAsked) return chunk;
         const int64_t end = std::min(words_ + chunk_, index_.blocks - start_);
-        for (int64_t w = words_; w < end; w += 16) __builtin_prefetch(chunk + w, 0, 2);
+        ask(chunk + words_, 4 * (end - words_));
         return chunk;
     }
 
@@ -130,7 +131,7 @@ class Evaluator {
             }
         }
         const int32_t* asked = cursor + std::min(last - cursor, cursor - cursors_[term]);  // about as many as now
-        for (const int32_t* at = cursor; at < asked; at += 16) __builtin_prefetch(at, 0, 2);
+        ask(cursor, 4 * (asked - cursor));
         cursors_[term] = cursor;
     }
 

@@ -1,109 +1,19 @@
-// neighbour_scores: how near candidates are to a history in a graph of items. The neighbours of some tens of items are
-// looked up among the candidates, in a table that fits the first-level cache; the other way round a candidate's
-// neighbours would be looked up in the history, and there are more candidates.
+// neighbour_scores: how near candidates are to a history in a graph of items.
 
-#include <algorithm>
-#include <vector>
-
-#include "find_items.h"
+#include "near_history.h"
 #include "operators.h"
 #include "parallel.h"
 
 namespace silvertriton::cpu {
-namespace {
-
-// Candidate rows and their positions, by open addressing.
-class Positions {
-  public:
-    void assign(const int32_t* rows, int64_t count) {
-        size_t size = 16;
-        shift_ = 28;
-        while (size < 2 * static_cast<size_t>(count)) {
-            size *= 2;
-            shift_ -= 1;
-        }
-        keys_.assign(size, -1);
-        values_.resize(size);
-        repeated_.clear();
-        for (int64_t m = 0; m < count; ++m) {
-            if (rows[m] < 0) continue;
-            const size_t at = slot(rows[m]);
-            if (keys_[at] == rows[m]) {
-                repeated_.push_back({static_cast<int32_t>(m), values_[at]});
-                continue;
-            }
-            keys_[at] = rows[m];
-            values_[at] = static_cast<int32_t>(m);
-        }
-    }
-
-    // Of a row that is not negative; -1 where it is no candidate.
-    int32_t find(int32_t row) const {
-        const size_t at = slot(row);
-        return keys_[at] == row ? values_[at] : -1;
-    }
-
-    struct Repeated {
-        int32_t position, first;
-    };
-
-    // Positions of rows that stand before them too.
-    const std::vector<Repeated>& repeated() const { return repeated_; }
-
-  private:
-    // Where a row stands, or where it would.
-    size_t slot(int32_t row) const {
-        size_t at = (static_cast<uint32_t>(row) * 2654435769u) >> shift_;  // Fibonacci hashing
-        while (keys_[at] != -1 && keys_[at] != row) at = (at + 1) & (keys_.size() - 1);
-        return at;
-    }
-
-    std::vector<int32_t> keys_, values_;
-    std::vector<Repeated> repeated_;
-    int shift_ = 28;
-};
-
-}  // namespace
 
 void neighbour_scores(const int64_t* history, int64_t history_width, const int32_t* rows, int64_t batch,
                       int64_t candidates, const ItemIds& items, const Neighbours& graph, int64_t most, float* sums,
                       float* maxima) {
-    std::fill(sums, sums + batch * candidates, 0.0f);
-    std::fill(maxima, maxima + batch * candidates, 0.0f);
-    if (graph.width == 0 || candidates == 0) return;
     parallel_for(batch, 1, [&](int64_t begin, int64_t end) {
-        Positions positions;
-        std::vector<int64_t> known;
-        for (int64_t b = begin; b < end; ++b) {
-            known.clear();
-            int64_t left = most;
-            for (int64_t l = history_width; l-- > 0 && left > 0;) {
-                const int64_t id = history[b * history_width + l];
-                if (id < 0) continue;
-                left -= 1;
-                known.push_back(id);
-            }
-            find_items(items, known.data(), static_cast<int64_t>(known.size()), known.data());
-            known.erase(std::remove(known.begin(), known.end(), -1), known.end());
-            if (known.empty()) continue;
-            positions.assign(rows + b * candidates, candidates);
-            float* sum = sums + b * candidates;
-            float* maximum = maxima + b * candidates;
-            for (const int64_t item : known) {
-                const int32_t* neighbours = graph.rows + item * graph.width;
-                const float* weights = graph.weights + item * graph.width;
-                for (int64_t j = 0; j < graph.width && neighbours[j] >= 0; ++j) {
-                    const int32_t at = positions.find(neighbours[j]);
-                    if (at < 0) continue;
-                    sum[at] += weights[j];
-                    maximum[at] = std::max(maximum[at], weights[j]);
-                }
-            }
-            for (const auto& again : positions.repeated()) {
-                sum[again.position] = sum[again.first];
-                maximum[again.position] = maximum[again.first];
-            }
-        }
+        NearHistory near;
+        for (int64_t b = begin; b < end; ++b)
+            near.score(history + b * history_width, history_width, rows + b * candidates, candidates, items, graph,
+                       most, sums + b * candidates, maxima + b * candidates);
     });
 }
 

@@ -6,6 +6,7 @@
 
 #include <cstring>
 
+#include "prefetch.h"
 #include "rows.h"
 #include "silvertriton/instruction_set.h"
 #include "take_sparse.h"
@@ -22,10 +23,8 @@ constexpr int64_t kGroupBytes = kBlockRows * 4;
 // Into the second-level cache.
 inline void ask_for_block(const NextBlocks& next, int64_t block, int64_t bytes) {
     if (block >= next.blocks) return;
-    const int8_t* codes = next.codes + block * bytes;
-    for (int64_t line = 0; line < bytes; line += 64) __builtin_prefetch(codes + line, 0, 2);
-    __builtin_prefetch(next.scales + block * kBlockRows, 0, 2);
-    __builtin_prefetch(next.scales + block * kBlockRows + 16, 0, 2);
+    cpu::ask(next.codes + block * bytes, bytes);
+    cpu::ask(next.scales + block * kBlockRows, kBlockRows * 4);
 }
 
 inline int8x16_t all_lanes(int32_t group) {
@@ -187,20 +186,29 @@ float dot_row(const uint16_t* row, const float* query, int64_t dims) {
     return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
 }
 
+inline void halves_to_floats(const uint16_t* halves, float scale, float* floats) {
+    for (int l = 0; l < 16; l += 4)
+        vst1q_f32(floats + l, vmulq_n_f32(vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(halves + l))), scale));
+}
+
 #define ST_TARGET
 #define ST_SCAN_ROWS scan_rows
 #define ST_ROW_SUM row_sum
 #include "scan_rows.h"
 #define ST_COUNT_BITS __builtin_popcountll  // cnt and addv
 #include "word_functions.h"
+#define ST_DENSE_ROWS 3
+#define ST_DENSE_VECTORS 2
+#define ST_HALVES halves_to_floats
+#include "dense.h"
 
 }  // namespace
 
-const InstructionSet kNeon{"neon",    scan_blocks, scan_rows, cpu::take_sparse, dot_row,
-                           and_words, or_words,    xor_words, not_words,        count_words};
+const InstructionSet kNeon{"neon",      scan_blocks, scan_rows, cpu::take_sparse, dot_row,   add_layer,
+                           from_halves, and_words,   or_words,  xor_words,        not_words, count_words};
 const InstructionSet kNeonDotprod{"neon-dotprod", scan_blocks_dotprod, scan_rows_dotprod, cpu::take_sparse,
-                                  dot_row,        and_words,           or_words,          xor_words,
-                                  not_words,      count_words};
+                                  dot_row,        add_layer,           from_halves,       and_words,
+                                  or_words,       xor_words,           not_words,         count_words};
 
 }  // namespace silvertriton
 

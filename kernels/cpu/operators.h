@@ -54,6 +54,10 @@ void neighbour_scores(const int64_t* history,  // [B, L]
                       float* sums,     // [B, M]
                       float* maxima);  // [B, M]
 
+// A reranker's logits of each candidate; where a row is none they are of the first, and mean nothing.
+void rerank(const RerankRequests& requests, const RerankItems& items, const RerankLayers& layers,
+            float* logits);  // [B, M, T]
+
 // The k best by value, then smaller id.
 void select(const Scored& scored, const SelectResults& results);
 

@@ -69,16 +69,24 @@ inline int64_t count_pair(uint64_t pair) {
     return count_bits(static_cast<uint32_t>(pair)) + count_bits(static_cast<uint32_t>(pair >> 32));
 }
 
+inline void halves_to_floats(const uint16_t* halves, float scale, float* floats) {
+    for (int l = 0; l < kLanes; ++l) floats[l] = from_half(halves[l]) * scale;
+}
+
 #define ST_TARGET
 #define ST_SCAN_ROWS scan_rows
 #define ST_ROW_SUM row_sum
 #include "scan_rows.h"
 #define ST_COUNT_BITS count_pair
 #include "word_functions.h"
+#define ST_DENSE_ROWS 2
+#define ST_DENSE_VECTORS 1
+#define ST_HALVES halves_to_floats
+#include "dense.h"
 
 }  // namespace
 
-const InstructionSet kPortable{"portable", scan_blocks, scan_rows, cpu::take_sparse, dot_row,
-                               and_words,  or_words,    xor_words, not_words,        count_words};
+const InstructionSet kPortable{"portable",  scan_blocks, scan_rows, cpu::take_sparse, dot_row,   add_layer,
+                               from_halves, and_words,   or_words,  xor_words,        not_words, count_words};
 
 }  // namespace silvertriton

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "prefetch.h"
 #include "rows.h"
 
 namespace silvertriton::cpu {
@@ -88,9 +89,8 @@ namespace {
 
 // Asks for all of them at once.
 void ask_for(const NextBlocks& blocks, int64_t dims) {
-    const int8_t* codes = blocks.codes;
-    for (int64_t line = 0; line < blocks.blocks * block_bytes(dims); line += 64) __builtin_prefetch(codes + line, 0, 2);
-    for (int64_t row = 0; row < blocks.blocks * kBlockRows; row += 16) __builtin_prefetch(blocks.scales + row, 0, 2);
+    ask(blocks.codes, blocks.blocks * block_bytes(dims));
+    ask(blocks.scales, blocks.blocks * kBlockRows * 4);
 }
 
 // Set bits at most of a block of which single rows are read. Where codes lie row by row this changes no score: where

@@ -9,6 +9,7 @@
 
 #include "operators.h"
 #include "parallel.h"
+#include "prefetch.h"
 #include "probe.h"
 #include "resolve.h"
 #include "rounds.h"
@@ -43,7 +44,7 @@ void finish(const InstructionSet& isa, const SearchIndex& index, const float* qu
     for_each_row(
         index.vectors, best.count(), [hits](int64_t i) { return row_of(hits[i]); },
         [&](int64_t i, int64_t row) {
-            __builtin_prefetch(index.filters.item_ids.ids + row);  // for the answer
+            ask(index.filters.item_ids.ids + row);  // for the answer
             const float score = isa.dot_row(index.vectors.vectors + row * dims, request.padded.data(), dims) *
                                 index.vectors.scales[row];
             order[static_cast<size_t>(i)] = packed_hit(score, static_cast<int32_t>(row));

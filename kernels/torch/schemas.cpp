@@ -25,6 +25,10 @@ STABLE_TORCH_LIBRARY(silvertriton, library) {
         "neighbour_scores(Tensor history, Tensor rows, Tensor ids, Tensor item_rows, Tensor neighbours, "
         "Tensor weights, int most) -> (Tensor sums, Tensor maxima)");
     library.def(
+        "rerank(Tensor query, Tensor history, Tensor rows, Tensor scores, Tensor vectors, Tensor scales, Tensor items, "
+        "Tensor ids, Tensor item_rows, Tensor neighbours, Tensor weights, Tensor user, Tensor first, Tensor second, "
+        "Tensor output, int most, int tasks) -> Tensor logits");
+    library.def(
         "select(Tensor values, Tensor ids, Tensor task_scores, Tensor status, int k) "
         "-> (Tensor ids, Tensor scores, Tensor task_scores, Tensor count)");
     library.def(

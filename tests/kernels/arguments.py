@@ -18,7 +18,8 @@ from tests.kernels.catalogue import Items, random_columns, random_program, words
 from tests.kernels.reference import Limits, Request
 
 Arguments = dict[str, Any]
-OPERATORS = ["filter_rows", "search", "rescore", "resolve_weights", "select", "select_diverse"]
+OPERATORS = ["filter_rows", "search", "rescore", "resolve_weights", "rerank", "select", "select_diverse"]
+ON_GPUS = [operator for operator in OPERATORS if operator != "rerank"]
 LIMITS = Limits(probes=0, candidates=20, max_candidates=25, exact_rows=3)
 
 
@@ -56,6 +57,7 @@ def all_arguments(count: int, batch: int) -> dict[str, Arguments]:
             "defaults": torch.tensor([1.0, 2.0]),
             "status": status,
         },
+        "rerank": reranking(items, searching["query"], rows, scores),
         "select": {
             "values": scores,
             "ids": ids,
@@ -75,6 +77,31 @@ def all_arguments(count: int, batch: int) -> dict[str, Arguments]:
             "mmr": 0.6,
             "k": 7,
         },
+    }
+
+
+def reranking(items: Items, query: Tensor, rows: Tensor, scores: Tensor) -> Arguments:
+    """A reranker of 20 hidden units, 10 of the second layer and two tasks, over a random graph."""
+    generator = np.random.default_rng(6)
+    held = items.index["item_rows"].numpy()
+    of_index = {name: items.index[name] for name in ("vectors", "scales", "ids", "item_rows")}
+    near = generator.choice(held, (len(held), 7)).astype(np.int32)
+    layers = {"user": (21, 32), "first": (24, 32), "second": (21, 16), "output": (16, 16)}
+    return {
+        "query": query,
+        "history": torch.from_numpy(generator.choice(items.ids, (len(query), 9))),
+        "rows": rows,
+        "scores": scores,
+        "vectors": of_index["vectors"],
+        "scales": of_index["scales"],
+        "items": torch.from_numpy(generator.normal(size=(len(of_index["vectors"]), 20))).half(),
+        "ids": of_index["ids"],
+        "item_rows": of_index["item_rows"],
+        "neighbours": torch.from_numpy(near),
+        "weights": torch.from_numpy(generator.random(near.shape, np.float32)),
+        **{name: torch.from_numpy(generator.normal(size=size)).float() for name, size in layers.items()},
+        "most": 8,
+        "tasks": 2,
     }
 
 

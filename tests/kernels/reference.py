@@ -351,6 +351,41 @@ def neighbour_scores(
     return sums, maxima
 
 
+def rerank(
+    query: np.ndarray,
+    history: np.ndarray,
+    rows: np.ndarray,
+    scores: np.ndarray,
+    vectors: np.ndarray,
+    scales: np.ndarray,
+    items: np.ndarray,
+    ids: np.ndarray,
+    item_rows: np.ndarray,
+    neighbours: np.ndarray,
+    weights: np.ndarray,
+    user: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    output: np.ndarray,
+    most: int,
+    tasks: int,
+) -> np.ndarray:
+    """Logits [M, T] of one request's candidates, float64; arguments as those of the operator, without the batch."""
+    held = set(ids[item_rows].tolist())
+    known = sum(item in held for item in [item for item in history.tolist() if item >= 0][::-1][:most])
+    sums, maxima = neighbour_scores(history, rows, ids, item_rows, neighbours, weights, most)
+    root = np.sqrt(np.clip(known, 1, max(most, 1)))
+    features = np.stack([scores, sums / root, maxima, np.log10(sums + 1e-3), np.log10(maxima + 1e-3)], 1)
+    hidden, outputs = items.shape[1], output.shape[0] - 6
+    dims = len(user) - 2
+    base = np.log1p(known) * user[dims] + user[dims + 1] + query[:dims].astype(np.float64) @ user[:dims]
+    of_rows = vectors[rows, :dims].astype(np.float64) * scales.reshape(-1)[rows, None]
+    one = base[:hidden] + items[rows] + ((query[:dims] * of_rows) @ first[:dims] + features @ first[dims:])[:, :hidden]
+    two = np.maximum(np.maximum(one, 0) @ second[:-1] + second[-1], 0)[:, :outputs]
+    logits: np.ndarray = (two @ output[:outputs] + features @ output[outputs:-1] + output[-1])[:, :tasks]
+    return logits
+
+
 def select(values: np.ndarray, ids: np.ndarray, k: int) -> list[int]:
     """Positions of the k best candidates, best first."""
     ranked = sorted(

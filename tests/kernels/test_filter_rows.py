@@ -179,6 +179,7 @@ def rare_programs() -> dict[str, list[int]]:
         "a rare key without a frequent tag": [*key(300), *tags(1000), *without],
         "a rare key with rare tags": [*key(300), head(ANY, 1, 5), *range(5), both],
         "all of two rare tags": tags(5, 6),
+        "all of two rare tags, a rare key or no item": [*tags(5, 6), *key(2), either, head(ITEMS), either],
         "all of a rare tag and a frequent one": tags(5, 1000),
         "all of a rare tag and one no item has": tags(5, 7777),
         "all of a rare tag twice": tags(5, 5),

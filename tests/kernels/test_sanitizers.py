@@ -37,7 +37,8 @@ def test_no_sanitizer_complains(tmp_path: Path) -> None:
         "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
     }
     operators = ("filter_rows", "search", "scan", "rescore", "resolve_weights", "select", "select_diverse")
-    files = [str(TESTS / f"test_{name}.py") for name in (*operators, "contract", "damaged_index")]
+    of_rerankers = ("neighbour_scores", "rerank")
+    files = [str(TESTS / f"test_{name}.py") for name in (*operators, *of_rerankers, "contract", "damaged_index")]
     pytest_command = [
         sys.executable,
         "-m",

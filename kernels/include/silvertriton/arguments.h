@@ -52,6 +52,37 @@ struct Neighbours {
     int64_t width;         // J
 };
 
+struct RerankRequests {
+    const float* query;      // [B, D]
+    const int64_t* history;  // [B, L] item ids
+    const int32_t* rows;     // [B, M], -1: no candidate
+    const float* scores;     // [B, M] of the search
+    int64_t batch, candidates, query_dims, history_width;
+};
+
+// What a reranker reads of items.
+struct RerankItems {
+    RowVectors vectors;
+    const uint16_t* kept;  // [R, H] IEEE binary16: an item's part of the first layer
+    ItemIds ids;
+    Neighbours graph;
+    int64_t most;  // ids of a history that count
+};
+
+// Its layers, as builder/network/layers.py packs them: [inputs, outputs] with the bias as the last row, outputs padded
+// to whole vectors of 16.
+struct RerankLayers {
+    static constexpr int64_t kFeatures = 5;  // of a candidate: builder/network/neighbours.py
+
+    const float* user;                          // [D + 2, H]: of the query, of the history's length, bias
+    const float* first;                         // [D + 5, H]: of query times vector, of the features
+    const float* second;                        // [H + 1, S]
+    const float* output;                        // [S + 5 + 1, T]: of the second layer, of the features, bias
+    int64_t dims;                               // D; 0: neither query nor vectors are read
+    int64_t hidden, second_hidden, tasks;       // H, S, T
+    int64_t width, second_width, output_width;  // the same, padded
+};
+
 // Candidates with their final values, and how many of them are wanted.
 struct Scored {
     const float* values;    // [B, M]

@@ -4,7 +4,7 @@
 // - sums of code products are int32 and exact (any order) up to kMaxDims components; nothing saturates on the way;
 // - float sums are float32 in one fixed order: component i goes to lane i mod 16, each lane adds its products in
 //   ascending order, multiply and add rounded separately (no fused multiply-add), then lanes l and l + 8 are added,
-//   then l and l + 4, l + 2, l + 1.
+//   then l and l + 4, l + 2, l + 1; those of a layer add one product after the other.
 // Ties are not broken here: scan_blocks reports every row that reaches the floor, the callers order them (order.h).
 #pragma once
 
@@ -64,6 +64,14 @@ struct InstructionSet {
 
     // Dot product of one fp16 row [D] with a float32 query, zero-padded to a multiple of 16 components.
     float (*dot_row)(const uint16_t* row, const float* query, int64_t dims);
+
+    // Adds a layer's products to `sums` [rows, width]: inputs[r, k] * weights[k, n], k ascending, multiply and add
+    // rounded separately. Rows of `inputs` begin `stride` floats apart; `width` is a multiple of 16.
+    void (*add_layer)(const float* inputs, int64_t rows, int64_t stride, const float* weights, int64_t depth,
+                      int64_t width, float* sums);
+
+    // One fp16 row times a scale.
+    void (*from_halves)(const uint16_t* row, int64_t count, float scale, float* floats);
 
     // out = a & b, a | b, a ^ b, ~a, word by word; `out` may be `a`.
     void (*and_words)(const uint32_t* a, const uint32_t* b, int64_t count, uint32_t* out);

@@ -158,8 +158,10 @@ def test_an_untrained_one_keeps_the_order_of_the_search(kind: Kind) -> None:
     torch.testing.assert_close(logits, scores.unsqueeze(2).expand(-1, -1, TASKS))
 
 
+@pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("kind", ["mlp", "mol", "graph"])
-def test_served_by_row_as_trained_by_item(kind: Kind) -> None:
+def test_served_by_row_as_trained_by_item(kind: Kind, fused: bool) -> None:
+    """`fused`: as on a CPU; else by torch's operators, as on a GPU."""
     reranker = make(kind)
     rng = np.random.default_rng(3)
     item_of_row = np.concatenate([rng.permutation(ITEMS), np.full(14, -1)])  # two blocks of 32
@@ -171,7 +173,11 @@ def test_served_by_row_as_trained_by_item(kind: Kind) -> None:
     row_of_item = torch.from_numpy(np.argsort(item_of_row)[14:].astype(np.int32))
     neighbours = Neighbours(row_of_item[reranker.neighbours.rows.long()], reranker.neighbours.weights, history=3)
     catalogue_ids = Vocabulary(np.arange(ITEMS) * 10)
-    served = torch.jit.script(Reranking(reranker.scorer, kept[np.maximum(item_of_row, 0)], neighbours, catalogue_ids))
+    reranking = Reranking(reranker.scorer, kept[np.maximum(item_of_row, 0)], neighbours, catalogue_ids)
+    if not fused and kind != "mol":
+        del reranking.tasks
+    served = torch.jit.script(reranking)
+    assert ("silvertriton.rerank" in served.code) == (fused and kind != "mol")
     ids = torch.from_numpy(item_of_row * 10)
     rows = torch.tensor([[3, 40, 0, -1], [7, -1, -1, -1]], dtype=torch.int32)
     query = torch.randn(2, DIMS)

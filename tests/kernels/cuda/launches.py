@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from builder import oplib, ops
-from tests.kernels.arguments import OPERATORS, arguments, run
+from tests.kernels.arguments import ON_GPUS, arguments, run
 
 MOST = {"filter_rows": 2, "search": 10, "rescore": 1, "resolve_weights": 1, "select": 1, "select_diverse": 1}
 KEPT: list[mmap.mmap] = []
@@ -31,7 +31,7 @@ def main() -> None:
     ops.load()
     library = ctypes.CDLL(str(oplib.library_path()))
     library.st_emulation_launches.restype = ctypes.c_int64
-    for operator in OPERATORS:
+    for operator in ON_GPUS:
         for count, batch in ((300, 3), (300, 9)):
             given: dict[str, Any] = arguments(operator, count, batch)
             expected = run(operator, given)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from builder import ops
-from tests.kernels.arguments import OPERATORS, Arguments, arguments
+from tests.kernels.arguments import ON_GPUS, Arguments, arguments
 from tests.kernels.catalogue import Items, marked, marks
 from tests.kernels.reference import Limits, Request
 
@@ -62,7 +62,7 @@ def assert_same(expected: list[Tensor], results: list[Tensor], note: str) -> Non
         assert torch.equal(one, own), note
 
 
-@pytest.mark.parametrize("operator", [*OPERATORS, "neighbour_scores"])
+@pytest.mark.parametrize("operator", [*ON_GPUS, "neighbour_scores"])
 @pytest.mark.parametrize(("count", "batch"), [(300, 1), (300, 9), (40_000, 3), (40_000, 40)])
 def test_answers_are_those_of_the_cpu(operator: str, count: int, batch: int) -> None:
     given = neighbours() if operator == "neighbour_scores" else arguments(operator, count, batch)

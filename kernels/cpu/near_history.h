@@ -1,0 +1,118 @@
+// How near candidates are to a history in a graph of items. The neighbours of some tens of items are looked up among
+// the candidates, in a table that fits the first-level cache; the other way round a candidate's neighbours would be
+// looked up in the history, and there are more candidates.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "find_items.h"
+#include "prefetch.h"
+#include "silvertriton/arguments.h"
+
+namespace silvertriton::cpu {
+
+// Candidate rows and their positions, by open addressing.
+class Positions {
+  public:
+    void assign(const int32_t* rows, int64_t count) {
+        size_t size = 16;
+        shift_ = 28;
+        while (size < 2 * static_cast<size_t>(count)) {
+            size *= 2;
+            shift_ -= 1;
+        }
+        keys_.assign(size, -1);
+        values_.resize(size);
+        repeated_.clear();
+        for (int64_t m = 0; m < count; ++m) {
+            if (rows[m] < 0) continue;
+            const size_t at = slot(rows[m]);
+            if (keys_[at] == rows[m]) {
+                repeated_.push_back({static_cast<int32_t>(m), values_[at]});
+                continue;
+            }
+            keys_[at] = rows[m];
+            values_[at] = static_cast<int32_t>(m);
+        }
+    }
+
+    // Of a row that is not negative; -1 where it is no candidate.
+    int32_t find(int32_t row) const {
+        const size_t at = slot(row);
+        return keys_[at] == row ? values_[at] : -1;
+    }
+
+    struct Repeated {
+        int32_t position, first;
+    };
+
+    // Positions of rows that stand before them too.
+    const std::vector<Repeated>& repeated() const { return repeated_; }
+
+  private:
+    // Where a row stands, or where it would.
+    size_t slot(int32_t row) const {
+        size_t at = (static_cast<uint32_t>(row) * 2654435769u) >> shift_;  // Fibonacci hashing
+        while (keys_[at] != -1 && keys_[at] != row) at = (at + 1) & (keys_.size() - 1);
+        return at;
+    }
+
+    std::vector<int32_t> keys_, values_;
+    std::vector<Repeated> repeated_;
+    int shift_ = 28;
+};
+
+// One request after the other; what it keeps between them is room.
+class NearHistory {
+  public:
+    // Writes `sums` and `maxima` of all `candidates`, as neighbour_scores has them (operators.h), and returns how many
+    // of the history's newest `most` ids are in the catalogue.
+    int64_t score(const int64_t* history, int64_t history_width, const int32_t* rows, int64_t candidates,
+                  const ItemIds& items, const Neighbours& graph, int64_t most, float* sums, float* maxima) {
+        std::fill_n(sums, candidates, 0.0f);
+        std::fill_n(maxima, candidates, 0.0f);
+        known_.clear();
+        int64_t left = most;
+        for (int64_t l = history_width; l-- > 0 && left > 0;) {
+            if (history[l] < 0) continue;
+            left -= 1;
+            known_.push_back(history[l]);
+        }
+        find_items(items, known_.data(), static_cast<int64_t>(known_.size()), known_.data());
+        known_.erase(std::remove(known_.begin(), known_.end(), -1), known_.end());
+        const auto known = static_cast<int64_t>(known_.size());
+        if (known == 0 || graph.width == 0 || candidates == 0) return known;
+        const auto ask_for = [&](size_t at) {
+            if (at >= known_.size()) return;
+            ask(graph.rows + known_[at] * graph.width, 4 * graph.width);
+            ask(graph.weights + known_[at] * graph.width, 4 * graph.width);
+        };
+        constexpr size_t kAhead = 4;
+        for (size_t at = 0; at < kAhead; ++at) ask_for(at);
+        positions_.assign(rows, candidates);
+        for (size_t at = 0; at < known_.size(); ++at) {
+            ask_for(at + kAhead);
+            const int64_t item = known_[at];
+            const int32_t* neighbours = graph.rows + item * graph.width;
+            const float* weights = graph.weights + item * graph.width;
+            for (int64_t j = 0; j < graph.width && neighbours[j] >= 0; ++j) {
+                const int32_t at = positions_.find(neighbours[j]);
+                if (at < 0) continue;
+                sums[at] += weights[j];
+                maxima[at] = std::max(maxima[at], weights[j]);
+            }
+        }
+        for (const auto& again : positions_.repeated()) {
+            sums[again.position] = sums[again.first];
+            maxima[again.position] = maxima[again.first];
+        }
+        return known;
+    }
+
+  private:
+    Positions positions_;
+    std::vector<int64_t> known_;
+};
+
+}  // namespace silvertriton::cpu
