@@ -108,8 +108,9 @@ class Core:
         yield from self._any_served(deadline, sent)
         results: dict[int, Retrieval | RequestError] = {}
         for draw, numbers in self._apart(every):
-            while numbers:
-                batch = numbers[: self._most_at_once()]
+            first = 0
+            while first < len(numbers):
+                batch = numbers[first : first + self._most_at_once()]
                 work = Retrieving([every[number] for number in batch])
                 try:
                     answered = yield from self._tried("", draw, work, deadline, sent)
@@ -118,7 +119,7 @@ class Core:
                         raise
                     continue  # a model that takes fewer at once has come meanwhile
                 results.update(zip(batch, answered, strict=True))
-                numbers = numbers[len(batch) :]
+                first += len(batch)
         return [results[number] for number in range(len(every))]
 
     def rank(

@@ -68,7 +68,7 @@ class ServerError(SilverTritonError):
 
 
 class ClientClosed(SilverTritonError, RuntimeError):
-    """The client was used after `close()`."""
+    """The client was used after `close()`, or one for asyncio in another event loop than that of its first call."""
 
 
 class SchemaError(SilverTritonError, ValueError):
