@@ -24,8 +24,7 @@ void lookup(const int64_t* keys, int64_t count, const int64_t* asked, int64_t as
             int64_t first[kTogether] = {};
             for (int64_t size = count, half; size > 1; size -= half) {
                 half = size / 2;
-                for (int64_t i = 0; i < together; ++i)
-                    first[i] += keys[first[i] + half] <= asked[start + i] ? half : 0;
+                for (int64_t i = 0; i < together; ++i) first[i] += keys[first[i] + half] <= asked[start + i] ? half : 0;
             }
             for (int64_t i = 0; i < together; ++i)
                 slots[start + i] = keys[first[i]] == asked[start + i] ? first[i] + 1 : 0;
