@@ -34,6 +34,7 @@ def load() -> None:
     torch.library.register_fake("silvertriton::rescore", _fake_rescore)
     torch.library.register_fake("silvertriton::resolve_weights", _fake_resolve_weights)
     torch.library.register_fake("silvertriton::neighbour_scores", _fake_neighbour_scores)
+    torch.library.register_fake("silvertriton::lookup", _fake_lookup)
     torch.library.register_fake("silvertriton::rerank", _fake_rerank)
     torch.library.register_fake("silvertriton::select", _fake_select)
     torch.library.register_fake("silvertriton::select_diverse", _fake_select_diverse)
@@ -239,6 +240,20 @@ def neighbour_scores(
     """
     sums, maxima = torch.ops.silvertriton.neighbour_scores(history, rows, ids, item_rows, neighbours, weights, most)
     return sums, maxima
+
+
+def lookup(keys: Tensor, asked: Tensor) -> Tensor:
+    """Find keys in a vocabulary, on the CPU alone.
+
+    Args:
+        keys: [V] int64, ascending and distinct.
+        asked: [A] int64.
+
+    Returns:
+        slots [A] int64: the place of each key plus one, 0 where it is not in the vocabulary.
+    """
+    slots: Tensor = torch.ops.silvertriton.lookup(keys, asked)
+    return slots
 
 
 def rerank(
@@ -484,6 +499,10 @@ def _fake_neighbour_scores(
     history: Tensor, rows: Tensor, ids: Tensor, item_rows: Tensor, neighbours: Tensor, weights: Tensor, most: int
 ) -> tuple[Tensor, Tensor]:
     return weights.new_empty(rows.shape), weights.new_empty(rows.shape)
+
+
+def _fake_lookup(keys: Tensor, asked: Tensor) -> Tensor:
+    return asked.new_empty(asked.shape)
 
 
 def _fake_rerank(

@@ -24,6 +24,9 @@ class Vocabulary(nn.Module):
 
     def forward(self, keys: Tensor) -> Tensor:
         """`keys` int64 of any shape -> slots int64 of the same shape."""
+        if torch.jit.is_scripting() and not keys.is_cuda:  # type: ignore[attr-defined]
+            slots: Tensor = torch.ops.silvertriton.lookup(self.keys, keys.reshape(-1))
+            return slots.view(keys.size())
         if self.keys.size(0) == 0:
             return torch.zeros_like(keys)
         position = torch.searchsorted(self.keys, keys.contiguous()).clamp(max=self.keys.size(0) - 1)

@@ -54,6 +54,13 @@ void neighbour_scores(const int64_t* history,  // [B, L]
                       float* sums,     // [B, M]
                       float* maxima);  // [B, M]
 
+// The place of each key among ascending `keys`, plus one; 0 where it is none of them.
+void lookup(const int64_t* keys,   // [V]
+            int64_t count,         // V
+            const int64_t* asked,  // [A]
+            int64_t asked_count,
+            int64_t* slots);  // [A]
+
 // A reranker's logits of each candidate; where a row is none they are of the first, and mean nothing.
 void rerank(const RerankRequests& requests, const RerankItems& items, const RerankLayers& layers,
             float* logits);  // [B, M, T]

@@ -337,6 +337,16 @@ std::tuple<Tensor, Tensor> neighbour_scores(const Tensor& history, const Tensor&
     return {sums, maxima};
 }
 
+Tensor lookup(const Tensor& keys, const Tensor& asked) {
+    const Checks checks("lookup", Device::kCpu);
+    Dim V("V"), A("A");
+    checks.tensor("keys", keys, ScalarType::Long, {&V});
+    checks.tensor("asked", asked, ScalarType::Long, {&A});
+    Tensor slots = empty(checks, {A.value()}, ScalarType::Long);
+    cpu::lookup(in<int64_t>(keys), V.value(), in<int64_t>(asked), A.value(), out<int64_t>(slots));
+    return slots;
+}
+
 Dim padded(const char* letter, int64_t size, const char* origin) {
     return Dim(letter, (size + 15) / 16 * 16, origin);
 }
@@ -528,7 +538,9 @@ STABLE_TORCH_LIBRARY_IMPL(silvertriton, CPU, library) {
 #else
     register_all<Device::kCpu>(library);
 #endif
-    library.impl("rerank", TORCH_BOX(&rerank));  // on a GPU rerankers are torch's operators: builder/network/rerank.py
+    // On a GPU the network does the same in torch's operators: builder/network.
+    library.impl("lookup", TORCH_BOX(&lookup));
+    library.impl("rerank", TORCH_BOX(&rerank));
 }
 
 #if defined(ST_CUDA) && !defined(ST_EMULATION)

@@ -24,6 +24,7 @@ STABLE_TORCH_LIBRARY(silvertriton, library) {
     library.def(
         "neighbour_scores(Tensor history, Tensor rows, Tensor ids, Tensor item_rows, Tensor neighbours, "
         "Tensor weights, int most) -> (Tensor sums, Tensor maxima)");
+    library.def("lookup(Tensor keys, Tensor asked) -> Tensor slots");
     library.def(
         "rerank(Tensor query, Tensor history, Tensor rows, Tensor scores, Tensor vectors, Tensor scales, Tensor items, "
         "Tensor ids, Tensor item_rows, Tensor neighbours, Tensor weights, Tensor user, Tensor first, Tensor second, "

@@ -18,8 +18,8 @@ from tests.kernels.catalogue import Items, random_columns, random_program, words
 from tests.kernels.reference import Limits, Request
 
 Arguments = dict[str, Any]
-OPERATORS = ["filter_rows", "search", "rescore", "resolve_weights", "rerank", "select", "select_diverse"]
-ON_GPUS = [operator for operator in OPERATORS if operator != "rerank"]
+OPERATORS = ["filter_rows", "search", "rescore", "resolve_weights", "lookup", "rerank", "select", "select_diverse"]
+ON_GPUS = [operator for operator in OPERATORS if operator not in ("lookup", "rerank")]
 LIMITS = Limits(probes=0, candidates=20, max_candidates=25, exact_rows=3)
 
 
@@ -56,6 +56,10 @@ def all_arguments(count: int, batch: int) -> dict[str, Arguments]:
             "task_weights": torch.tensor([[float("nan"), 0.5]] * batch),
             "defaults": torch.tensor([1.0, 2.0]),
             "status": status,
+        },
+        "lookup": {
+            "keys": items.index["ids"][items.index["item_rows"].long()],
+            "asked": torch.from_numpy(generator.integers(-1, 10 * count, 2000)),
         },
         "rerank": reranking(items, searching["query"], rows, scores),
         "select": {

@@ -112,6 +112,8 @@ FREE = {
     ("search", "bitmaps", 0),
     ("search", "number_bitmaps", 1),
     ("rescore", "rows", 1),
+    ("lookup", "keys", 0),
+    ("lookup", "asked", 0),
     ("rerank", "history", 1),
     ("rerank", "output", 0),
     ("select", "task_scores", 2),

@@ -37,7 +37,7 @@ def test_no_sanitizer_complains(tmp_path: Path) -> None:
         "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
     }
     operators = ("filter_rows", "search", "scan", "rescore", "resolve_weights", "select", "select_diverse")
-    of_rerankers = ("neighbour_scores", "rerank")
+    of_rerankers = ("neighbour_scores", "rerank", "lookup")
     files = [str(TESTS / f"test_{name}.py") for name in (*operators, *of_rerankers, "contract", "damaged_index")]
     pytest_command = [
         sys.executable,

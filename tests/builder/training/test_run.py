@@ -12,6 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from builder import ops
 from builder.config import Config
 from builder.data.movielens import movielens_100k
 from builder.data.synthetic import synthetic
@@ -234,6 +235,7 @@ def empty_request(loaded: run.TrainedRun) -> tuple[list[torch.Tensor], torch.Ten
 def popular_and_found(loaded: run.TrainedRun) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Training interactions of each item, and all items in the order that an empty request gets from the scripted
     tower."""
+    ops.load()
     query = torch.jit.script(loaded.user_tower)(*empty_request(loaded)).detach().numpy()
     popularity = np.bincount(loaded.dataset.train.items, minlength=len(loaded.catalogue))
     return popularity, np.argsort(-(query @ loaded.item_vectors.T)[0])
