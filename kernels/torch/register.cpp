@@ -1,10 +1,10 @@
-// torch.ops.silvertriton: checks arguments, allocates outputs, calls kernels/cpu or kernels/cuda.
+// torch.ops.silvertriton: checks arguments, allocates outputs, calls kernels/cpu or kernels/cuda. What is of CPUs alone
+// is in register_cpu.cpp.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
-#include <limits>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -12,6 +12,7 @@
 #include "../cpu/operators.h"
 #include "checks.h"
 #include "cuda_call.h"
+#include "data.h"
 #include "empty.h"
 #include "parallel.h"
 #include "silvertriton/instruction_set.h"
@@ -22,18 +23,7 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-constexpr int64_t kMaxInt32 = std::numeric_limits<int32_t>::max();
 constexpr const char* kSplit = "rows and counts are int32; split the catalogue";
-
-template <typename T>
-const T* in(const Tensor& tensor) {
-    return static_cast<const T*>(tensor.const_data_ptr());
-}
-
-template <typename T>
-T* out(const Tensor& tensor) {
-    return static_cast<T*>(tensor.mutable_data_ptr());
-}
 
 Dim groups_dim(const Dim& dims) {
     return Dim("P4", groups_of(dims.value()), "ceil(P / 4)");
@@ -337,76 +327,6 @@ std::tuple<Tensor, Tensor> neighbour_scores(const Tensor& history, const Tensor&
     return {sums, maxima};
 }
 
-Tensor lookup(const Tensor& keys, const Tensor& asked) {
-    const Checks checks("lookup", Device::kCpu);
-    Dim V("V"), A("A");
-    checks.tensor("keys", keys, ScalarType::Long, {&V});
-    checks.tensor("asked", asked, ScalarType::Long, {&A});
-    Tensor slots = empty(checks, {A.value()}, ScalarType::Long);
-    cpu::lookup(in<int64_t>(keys), V.value(), in<int64_t>(asked), A.value(), out<int64_t>(slots));
-    return slots;
-}
-
-Dim padded(const char* letter, int64_t size, const char* origin) {
-    return Dim(letter, (size + 15) / 16 * 16, origin);
-}
-
-Tensor rerank(const Tensor& query, const Tensor& history, const Tensor& rows, const Tensor& scores,
-              const Tensor& vectors, const Tensor& scales, const Tensor& items, const Tensor& ids,
-              const Tensor& item_rows, const Tensor& neighbours, const Tensor& weights, const Tensor& user,
-              const Tensor& first, const Tensor& second, const Tensor& output, int64_t most, int64_t tasks) {
-    const Checks checks("rerank", Device::kCpu);
-    Dim B("B"), D("D"), L("L"), M("M"), NB("NB"), H("H"), N("N"), J("J"), U("D + 2 or 2"), S1("H + 1"), O("S + 6"),
-        W("H in whole 16s"), W2("S in whole 16s"), block("32", kBlockRows, "the layout");
-    checks.tensor("query", query, ScalarType::Float, {&B, &D});
-    checks.tensor("history", history, ScalarType::Long, {&B, &L});
-    checks.tensor("rows", rows, ScalarType::Int, {&B, &M});
-    checks.range("rows", M.value(), 0, kMaxInt32 / 2, "positions are counted in int32");
-    checks.tensor("scores", scores, ScalarType::Float, {&B, &M});
-    checks.tensor("scales", scales, ScalarType::Float, {&NB, &block});
-    Dim R("R", NB.value() * kBlockRows, "32 NB");
-    checks.tensor("vectors", vectors, ScalarType::Half, {&R, &D});
-    checks.tensor("items", items, ScalarType::Half, {&R, &H});
-    checks.tensor("ids", ids, ScalarType::Long, {&R});
-    checks.tensor("item_rows", item_rows, ScalarType::Int, {&N});
-    checks.tensor("neighbours", neighbours, ScalarType::Int, {&N, &J});
-    checks.tensor("weights", weights, ScalarType::Float, {&N, &J});
-    Dim padded_hidden = padded("H in whole 16s", H.value(), "items");
-    checks.tensor("user", user, ScalarType::Float, {&U, &padded_hidden});
-    const bool reads_vectors = U.value() != 2;
-    Dim used("D + 2", D.value() + 2, "query");
-    if (reads_vectors) checks.tensor("user", user, ScalarType::Float, {&used, &padded_hidden});
-    const int64_t dims = reads_vectors ? D.value() : 0;
-    Dim inputs("D + 5, or 5 as user has 2 rows,", dims + RerankLayers::kFeatures, "query"),
-        hidden1("H + 1", H.value() + 1, "items");
-    checks.tensor("first", first, ScalarType::Float, {&inputs, &padded_hidden});
-    checks.tensor("second", second, ScalarType::Float, {&hidden1, &W2});
-    Dim padded_tasks = padded("T in whole 16s", tasks, "tasks");
-    checks.range("tasks", tasks, 1, kMaxInt32, "it is a number of tasks");
-    checks.tensor("output", output, ScalarType::Float, {&O, &padded_tasks});
-    const int64_t second_hidden = O.value() - RerankLayers::kFeatures - 1;
-    checks.range("output", second_hidden, 0, W2.value(),
-                 "it has a row for each output of the second layer, for each feature, and one of biases");
-    checks.range("most", most, 0, kMaxInt32, "it is a number of items");
-    if (W2.value() % 16 != 0)
-        checks.fail("second", std::to_string(W2.value()) + " outputs", "a multiple of 16", "pad it with zeros");
-
-    Tensor logits = empty(checks, {B.value(), M.value(), tasks}, ScalarType::Float);
-    const RerankRequests requests{
-        in<float>(query), in<int64_t>(history), in<int32_t>(rows), in<float>(scores), B.value(), M.value(), D.value(),
-        L.value()};
-    const RerankItems of_items{{in<uint16_t>(vectors), in<float>(scales), R.value(), D.value()},
-                               in<uint16_t>(items),
-                               {in<int64_t>(ids), in<int32_t>(item_rows), R.value(), N.value()},
-                               {in<int32_t>(neighbours), in<float>(weights), J.value()},
-                               most};
-    const RerankLayers layers{
-        in<float>(user), in<float>(first),      in<float>(second), in<float>(output),   dims, H.value(), second_hidden,
-        tasks,           padded_hidden.value(), W2.value(),        padded_tasks.value()};
-    cpu::rerank(requests, of_items, layers, out<float>(logits));
-    return logits;
-}
-
 using Selected = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
 // What both selections take and give.
@@ -538,9 +458,6 @@ STABLE_TORCH_LIBRARY_IMPL(silvertriton, CPU, library) {
 #else
     register_all<Device::kCpu>(library);
 #endif
-    // On a GPU the network does the same in torch's operators: builder/network.
-    library.impl("lookup", TORCH_BOX(&lookup));
-    library.impl("rerank", TORCH_BOX(&rerank));
 }
 
 #if defined(ST_CUDA) && !defined(ST_EMULATION)
