@@ -97,10 +97,10 @@ class NearHistory {
             const int32_t* neighbours = graph.rows + item * graph.width;
             const float* weights = graph.weights + item * graph.width;
             for (int64_t j = 0; j < graph.width && neighbours[j] >= 0; ++j) {
-                const int32_t at = positions_.find(neighbours[j]);
-                if (at < 0) continue;
-                sums[at] += weights[j];
-                maxima[at] = std::max(maxima[at], weights[j]);
+                const int32_t position = positions_.find(neighbours[j]);
+                if (position < 0) continue;
+                sums[position] += weights[j];
+                maxima[position] = std::max(maxima[position], weights[j]);
             }
         }
         for (const auto& again : positions_.repeated()) {

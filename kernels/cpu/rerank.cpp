@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <cstring>
 #include <vector>
 
@@ -22,10 +23,10 @@ constexpr float kLeast = 1e-3f;  // LEAST of builder/network/neighbours.py
 
 // log10 of a normal number, 1e-6 near: x = 2^e m with m about 1, log m = 2 artanh((m - 1) / (m + 1)) as its series.
 inline float log10_of(float x) {
-    int32_t bits;
+    uint32_t bits;
     std::memcpy(&bits, &x, sizeof bits);
-    const int32_t exponent = (bits - 0x3f3504f3) >> 23;  // m is from sqrt(1/2) to sqrt(2)
-    bits -= exponent << 23;
+    const int32_t exponent = static_cast<int32_t>(bits - 0x3f3504f3u) >> 23;  // m is from sqrt(1/2) to sqrt(2)
+    bits -= static_cast<uint32_t>(exponent) << 23;
     float m;
     std::memcpy(&m, &bits, sizeof m);
     const float s = (m - 1.0f) / (m + 1.0f), square = s * s;

@@ -60,8 +60,8 @@ Tensor rerank(const Tensor& query, const Tensor& history, const Tensor& rows, co
         hidden1("H + 1", H.value() + 1, "items");
     checks.tensor("first", first, ScalarType::Float, {&inputs, &padded_hidden});
     checks.tensor("second", second, ScalarType::Float, {&hidden1, &W2});
-    Dim padded_tasks = padded("T in whole 16s", tasks, "tasks");
     checks.range("tasks", tasks, 1, kMaxInt32, "it is a number of tasks");
+    Dim padded_tasks = padded("T in whole 16s", tasks, "tasks");
     checks.tensor("output", output, ScalarType::Float, {&O, &padded_tasks});
     const int64_t second_hidden = O.value() - RerankLayers::kFeatures - 1;
     checks.range("output", second_hidden, 0, W2.value(),

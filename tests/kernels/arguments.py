@@ -85,12 +85,15 @@ def all_arguments(count: int, batch: int) -> dict[str, Arguments]:
 
 
 def reranking(items: Items, query: Tensor, rows: Tensor, scores: Tensor) -> Arguments:
-    """A reranker of 20 hidden units, 10 of the second layer and two tasks, over a random graph."""
+    """A reranker of 70 hidden units, 10 of the second layer and two tasks, over a random graph.
+
+    70 in whole vectors is 80: one tile of registers at least, and a rest, on every instruction set.
+    """
     generator = np.random.default_rng(6)
     held = items.index["item_rows"].numpy()
     of_index = {name: items.index[name] for name in ("vectors", "scales", "ids", "item_rows")}
     near = generator.choice(held, (len(held), 7)).astype(np.int32)
-    layers = {"user": (21, 32), "first": (24, 32), "second": (21, 16), "output": (16, 16)}
+    layers = {"user": (21, 80), "first": (24, 80), "second": (71, 16), "output": (16, 16)}
     return {
         "query": query,
         "history": torch.from_numpy(generator.choice(items.ids, (len(query), 9))),
@@ -98,7 +101,7 @@ def reranking(items: Items, query: Tensor, rows: Tensor, scores: Tensor) -> Argu
         "scores": scores,
         "vectors": of_index["vectors"],
         "scales": of_index["scales"],
-        "items": torch.from_numpy(generator.normal(size=(len(of_index["vectors"]), 20))).half(),
+        "items": torch.from_numpy(generator.normal(size=(len(of_index["vectors"]), 70))).half(),
         "ids": of_index["ids"],
         "item_rows": of_index["item_rows"],
         "neighbours": torch.from_numpy(near),

@@ -12,6 +12,8 @@ from builder import ops
 from tests.kernels import reference
 from tests.kernels.arguments import arguments
 
+pytestmark = pytest.mark.usefixtures("instruction_set")
+
 OF_REQUESTS = ("query", "history", "rows", "scores")
 
 
