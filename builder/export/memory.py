@@ -20,7 +20,7 @@ from builder.export.manifest import MODEL_FILE, Manifest
 from builder.index.blocks import BLOCK
 from builder.index.filters import NUMBER_BUCKETS
 from builder.index.kmeans import automatic_clusters
-from builder.network.rerank import Reranker
+from builder.network.rerank import MolScorer, Reranker
 from builder.network.towers import UserTower
 from client.hashing import UNKNOWN_KEY
 
@@ -133,7 +133,8 @@ def _forward_bytes(column: Column, rows: int, grown: float) -> int:
 def _reranker_bytes(reranker: Reranker, items: int, rows: int) -> int:
     kept = reranker.item_side.project.out_features
     graph = 8 * items * reranker.neighbours.rows.shape[1]
-    return 2 * rows * kept + graph + 8 * items + _bytes(reranker.scorer)
+    layers = () if isinstance(reranker.scorer, MolScorer) else reranker.scorer.layers()
+    return 2 * rows * kept + graph + 8 * items + _bytes(reranker.scorer) + sum(layer.nbytes for layer in layers)
 
 
 def _tower_bytes(tower: nn.Module | None, grown: float) -> int:

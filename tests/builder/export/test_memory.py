@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from builder.errors import BuilderError
 from builder.export import memory
 from builder.export.artifact import export
 from builder.export.manifest import MODEL_FILE, read_manifest
 from builder.export.sources import read_source
+from builder.network.neighbours import Neighbours
+from builder.network.rerank import Kind, Reranker, Reranking
+from builder.network.vocabulary import Vocabulary
 from tests.builder.artifacts import run, write_config, write_items
 
 SEED, ITEMS, DIMS = 4, 40_000, 512
@@ -73,6 +78,18 @@ def test_the_parts_are_those_of_the_artifact(exported: tuple[Path, Path]) -> Non
     assert estimate.tensors == pytest.approx(manifest.files[MODEL_FILE].bytes, rel=0.01)
     assert memory.of_version(manifest).tensors == manifest.files[MODEL_FILE].bytes
     assert memory.of_version(manifest).request == pytest.approx(estimate.request, rel=0.02)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "mol", "graph"])
+def test_the_part_of_a_reranker(exported: tuple[Path, Path], kind: Kind) -> None:
+    graph = Neighbours(torch.zeros(ITEMS, 3, dtype=torch.int32), torch.zeros(ITEMS, 3), history=5)
+    popularity = np.arange(ITEMS)
+    reranker = Reranker(kind, (), popularity, dims=DIMS, tasks=2, hidden=200, neighbours=graph)
+    parts = memory.of_source(replace(read_source(exported[0]), reranker=reranker)).parts
+    rows = parts["vectors"] // (2 * DIMS)
+    kept = torch.zeros(rows, reranker.item_side.project.out_features, dtype=torch.float16)
+    served = Reranking(reranker.scorer, kept, graph, Vocabulary(popularity))
+    assert parts["reranker"] == sum(tensor.nbytes for tensor in (*served.parameters(), *served.buffers()))
 
 
 def test_a_process_that_loads_it_takes_so_much(exported: tuple[Path, Path]) -> None:
