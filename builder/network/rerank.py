@@ -57,8 +57,8 @@ class Reranking(nn.Module):
     """A trained reranker with what it keeps of each item, by row of the index: `items [R, S] float16`; `catalogue`: of
     the item ids.
 
-    On a CPU the operator `rerank` does for scorers with `layers` what `forward` says in torch's operators, in a third
-    of the time: what is gathered of a few candidates stays in the cache until they are scored.
+    On a CPU the operator `rerank` does for scorers with `layers` what `forward` says in torch's operators, faster:
+    what is gathered of a few candidates stays in the cache until they are scored.
     """
 
     items: Tensor
