@@ -37,7 +37,7 @@ def served_search(
     call. Raises `BuilderError` if the server has an artifact of other user features, and the client's errors, a row's
     too: an evaluation with holes would say nothing.
     """
-    with RetrievalClient("", model=model, timeout=timeout, transport=transport) as client:
+    with RetrievalClient("the server", model=model, timeout=timeout, transport=transport) as client:
         schema = client.schema
     names = [feature.name for feature in schema.user_features]
     if names != list(asking.features):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,13 @@ def test_weights_of_0_find_what_the_default_finds(of: str, request: pytest.Fixtu
     assert torch.equal(ids[[0, 2, 4]], plain[0][[0, 2, 4]])
 
 
+def by_id(outputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Outputs with the results of each request by ascending id."""
+    ids, order = outputs[0].sort(1)
+    tasks = outputs[2].take_along_dim(order.unsqueeze(2), 1)
+    return [ids, outputs[1].take_along_dim(order, 1), tasks, *outputs[3:]]
+
+
 @pytest.mark.parametrize("of", ["grouped", "reranked"])
 def test_answers_are_those_of_the_network(of: str, request: pytest.FixtureRequest) -> None:
     made: Made = request.getfixturevalue(of)
@@ -197,8 +205,10 @@ def test_answers_are_those_of_the_network(of: str, request: pytest.FixtureReques
         query = made.network.tower([], inputs["history"])
         status = made.network.check_user([], inputs["history"])
         asked = [inputs[name] for name in ("filter", "exclude", "task_weights", "search")]
-        for one, other in zip(served, made.network.retrieve(query, inputs["history"], status, *asked), strict=True):
-            torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+        expected = made.network.retrieve(query, inputs["history"], status, *asked)
+    torch.testing.assert_close(served[1], expected[1], rtol=0, atol=1e-5)
+    for one, other in zip(by_id(served), by_id(expected), strict=True):  # results that near may change places
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
     assert len({tuple(row) for row in served[0].tolist()}) == 40
     # The ranking model gives the same scores.
     given = {"history": inputs["history"], "items": served[0], "task_weights": inputs["task_weights"]}
