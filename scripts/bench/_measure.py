@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +103,7 @@ def sweep(system: System, requests: Path, light_rate: float, seconds: float) -> 
                 if failures == 2:
                     break
         for _ in range(BISECTIONS):
-            middle = (within + min(beyond, 1.3 * within)) / 2
+            middle = (within + (beyond if isfinite(beyond) else 1.3 * within)) / 2
             points.append(point(system, load, middle, seconds))
             if points[-1]["within"]:
                 within = middle
