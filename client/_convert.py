@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from client._models import Ranking, Retrieval
+    from client._models import Results
 
 
-def to_numpy(result: Retrieval | Ranking) -> NDArray[Any]:
+def to_numpy(result: Results) -> NDArray[Any]:
     """[count] structured array: int64, float32, and float32 for each task."""
     columns = _columns(result)
     table = np.empty(len(result), [(name, column.dtype) for name, column in columns.items()])
@@ -20,7 +20,7 @@ def to_numpy(result: Retrieval | Ranking) -> NDArray[Any]:
     return table
 
 
-def to_arrow(result: Retrieval | Ranking) -> Any:
+def to_arrow(result: Results) -> Any:
     """A pyarrow.Table. Raises `ModuleNotFoundError` without pyarrow."""
     try:
         import pyarrow
@@ -29,7 +29,7 @@ def to_arrow(result: Retrieval | Ranking) -> Any:
     return pyarrow.table({name: np.ascontiguousarray(column) for name, column in _columns(result).items()})
 
 
-def to_pandas(result: Retrieval | Ranking) -> Any:
+def to_pandas(result: Results) -> Any:
     """A pandas.DataFrame. Raises `ModuleNotFoundError` without pandas."""
     try:
         import pandas
@@ -38,7 +38,7 @@ def to_pandas(result: Retrieval | Ranking) -> Any:
     return pandas.DataFrame({name: column.copy() for name, column in _columns(result).items()})
 
 
-def _columns(result: Retrieval | Ranking) -> dict[str, NDArray[Any]]:
+def _columns(result: Results) -> dict[str, NDArray[Any]]:
     scores = np.asarray(result.task_scores)
     tasks = {f"task_{name}": scores[:, position] for position, name in enumerate(result.task_names)}
     return {"item_id": np.asarray(result.item_ids), "score": np.asarray(result.scores), **tasks}

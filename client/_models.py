@@ -70,32 +70,15 @@ class Stats:
     exact: bool
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Retrieval:
-    """The results of one request, best first, or in the order that the artifact's diversity rules chose.
+class Results:
+    """What all results have: hits in order, and other forms of them."""
 
-    Fewer than asked for, or none, when few items pass the filter or fit the rules.
-
-    `item_ids` [count] int64, `scores` [count] float32, `task_scores` [count, T] float32 in the order of `task_names`;
-    the arrays may be read-only. From a client with `shared_memory="cuda:N"` they are `client.DeviceArray`s on that
-    device, for torch.from_dlpack or the like; what is made of them here is copied to the host.
-    `latency`: seconds from sending the tensors to having the answer, shared by a batch.
-    `version`: of the model that answered; None from a transport that cannot tell.
-
-    Iterating, indexing and `hits` give `Hit` objects, made on demand, a slice a list of them; `len()` is `count`.
-    """
-
+    __slots__ = ()
     item_ids: NDArray[np.int64]
     scores: NDArray[np.float32]
     task_scores: NDArray[np.float32]
     task_names: tuple[str, ...]
-    stats: Stats
-    latency: float = field(default=0.0)
-    version: int | None = None
-
-    @property
-    def count(self) -> int:
-        return len(self.item_ids)
+    latency: float
 
     @property
     def hits(self) -> list[Hit]:
@@ -129,6 +112,34 @@ class Retrieval:
     def __getitem__(self, position: int | slice) -> Hit | list[Hit]:
         return self.hits[position] if isinstance(position, slice) else _hit(self, position)
 
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Retrieval(Results):
+    """The results of one request, best first, or in the order that the artifact's diversity rules chose.
+
+    Fewer than asked for, or none, when few items pass the filter or fit the rules.
+
+    `item_ids` [count] int64, `scores` [count] float32, `task_scores` [count, T] float32 in the order of `task_names`;
+    the arrays may be read-only. From a client with `shared_memory="cuda:N"` they are `client.DeviceArray`s on that
+    device, for torch.from_dlpack or the like; what is made of them here is copied to the host.
+    `latency`: seconds from sending the tensors to having the answer, shared by a batch.
+    `version`: of the model that answered; None from a transport that cannot tell.
+
+    Iterating, indexing and `hits` give `Hit` objects, made on demand, a slice a list of them; `len()` is `count`.
+    """
+
+    item_ids: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    task_scores: NDArray[np.float32]
+    task_names: tuple[str, ...]
+    stats: Stats
+    latency: float = field(default=0.0)
+    version: int | None = None
+
+    @property
+    def count(self) -> int:
+        return len(self.item_ids)
+
     def __repr__(self) -> str:
         stats = self.stats
         return (
@@ -138,7 +149,7 @@ class Retrieval:
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Ranking:
+class Ranking(Results):
     """Given items with their scores, best first: by score, then smaller id. An item given twice is there twice.
 
     `item_ids` [count] int64, `scores` [count] float32, `task_scores` [count, T] float32 in the order of `task_names`;
@@ -162,53 +173,21 @@ class Ranking:
     def count(self) -> int:
         return len(self.item_ids)
 
-    @property
-    def hits(self) -> list[Hit]:
-        """The items as objects."""
-        return _hits(self)
-
-    def to_numpy(self) -> NDArray[Any]:
-        """[count] structured array of the columns item_id (int64), score and task_NAME for each task (float32)."""
-        return _convert.to_numpy(self)
-
-    def to_arrow(self) -> Any:
-        """The same columns as a pyarrow.Table. Raises `ModuleNotFoundError` without pyarrow."""
-        return _convert.to_arrow(self)
-
-    def to_pandas(self) -> Any:
-        """The same columns as a pandas.DataFrame. Raises `ModuleNotFoundError` without pandas."""
-        return _convert.to_pandas(self)
-
-    def __len__(self) -> int:
-        return len(self.item_ids)
-
-    def __iter__(self) -> Iterator[Hit]:
-        return iter(self.hits)
-
-    @overload
-    def __getitem__(self, position: int) -> Hit: ...
-
-    @overload
-    def __getitem__(self, position: slice) -> list[Hit]: ...
-
-    def __getitem__(self, position: int | slice) -> Hit | list[Hit]:
-        return self.hits[position] if isinstance(position, slice) else _hit(self, position)
-
     def __repr__(self) -> str:
         return f"<Ranking of {_shown(self)}, {len(self.unknown)} unknown>"
 
 
-def _hits(of: Retrieval | Ranking) -> list[Hit]:
+def _hits(of: Results) -> list[Hit]:
     rows = zip(of.item_ids.tolist(), of.scores.tolist(), of.task_scores.tolist(), strict=True)
     return [Hit(item, score, dict(zip(of.task_names, tasks, strict=True))) for item, score, tasks in rows]
 
 
-def _hit(of: Retrieval | Ranking, position: int) -> Hit:
+def _hit(of: Results, position: int) -> Hit:
     tasks = dict(zip(of.task_names, of.task_scores[position].tolist(), strict=True))
     return Hit(of.item_ids[position].tolist(), of.scores[position].tolist(), tasks)
 
 
-def _shown(of: Retrieval | Ranking) -> str:
+def _shown(of: Results) -> str:
     pairs = zip(of.item_ids[:3].tolist(), of.scores[:3].tolist(), strict=True)
     first = ", ".join(f"{item}: {score:.4g}" for item, score in pairs)
     return f"{len(of)} [{first}{', ...' if len(of) > 3 else ''}] in {of.latency * 1e3:.2f} ms"
