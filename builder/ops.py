@@ -1,4 +1,4 @@
-"""The operators `torch.ops.silvertriton.*`: typed wrappers, and the fake kernels that export and `opcheck` need.
+"""The operators `torch.ops.silvertriton.*`: typed wrappers.
 
 docs/operators.md is their contract. Letters: B requests, F words of a program, E excluded items, D dims, P dims of the
 codes, P4 = ceil(P / 4), NB blocks, R = 32 NB rows, N items, C clusters, M candidates, T tasks, K results. Every tensor
@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from builder import op_fakes
 from builder.oplib import library_path
 
 _FAKES_REGISTERED = False
@@ -29,15 +30,7 @@ def load() -> None:
         return
     if not hasattr(torch.ops.silvertriton, "filter_rows"):
         torch.ops.load_library(str(library_path()))
-    torch.library.register_fake("silvertriton::filter_rows", _fake_filter_rows)
-    torch.library.register_fake("silvertriton::search", _fake_search)
-    torch.library.register_fake("silvertriton::rescore", _fake_rescore)
-    torch.library.register_fake("silvertriton::resolve_weights", _fake_resolve_weights)
-    torch.library.register_fake("silvertriton::neighbour_scores", _fake_neighbour_scores)
-    torch.library.register_fake("silvertriton::lookup", _fake_lookup)
-    torch.library.register_fake("silvertriton::rerank", _fake_rerank)
-    torch.library.register_fake("silvertriton::select", _fake_select)
-    torch.library.register_fake("silvertriton::select_diverse", _fake_select_diverse)
+    op_fakes.register()
     _FAKES_REGISTERED = True
 
 
@@ -411,146 +404,3 @@ def force_instruction_set(name: str) -> None:
         RuntimeError: it is unknown or not on this machine.
     """
     torch.ops.silvertriton.force_instruction_set(name)
-
-
-def _fake_filter_rows(
-    program: Tensor,
-    ids: Tensor,
-    item_rows: Tensor,
-    feature_terms: Tensor,
-    term_keys: Tensor,
-    term_bitmap: Tensor,
-    term_postings: Tensor,
-    postings: Tensor,
-    bitmaps: Tensor,
-    feature_number: Tensor,
-    number_values: Tensor,
-    number_rows: Tensor,
-    number_known: Tensor,
-    number_bitmaps: Tensor,
-    valid: Tensor,
-    cluster_blocks: Tensor,
-    fingerprint: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    batch = program.shape[0]
-    return (
-        program.new_empty((batch, valid.shape[0]), dtype=torch.int32),
-        program.new_empty((batch,), dtype=torch.int32),
-        program.new_empty((batch,), dtype=torch.int32),
-    )
-
-
-def _fake_search(
-    query: Tensor,
-    filter: Tensor,
-    exclude: Tensor,
-    limits: Tensor,
-    status: Tensor,
-    projection: Tensor,
-    codes: Tensor,
-    scales: Tensor,
-    row_codes: Tensor,
-    vectors: Tensor,
-    ids: Tensor,
-    item_rows: Tensor,
-    centroid_codes: Tensor,
-    centroid_scales: Tensor,
-    centroid_spreads: Tensor,
-    reach: Tensor,
-    feature_terms: Tensor,
-    term_keys: Tensor,
-    term_bitmap: Tensor,
-    term_postings: Tensor,
-    postings: Tensor,
-    bitmaps: Tensor,
-    feature_number: Tensor,
-    number_values: Tensor,
-    number_rows: Tensor,
-    number_known: Tensor,
-    number_bitmaps: Tensor,
-    valid: Tensor,
-    cluster_blocks: Tensor,
-    fingerprint: int,
-    probes: int,
-    candidates: int,
-    max_candidates: int,
-    exact_rows: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    batch = query.shape[0]
-    width = torch.library.get_ctx().new_dynamic_size(max=max(max_candidates, 2))  # it refuses a smaller bound
-    return (
-        status.new_empty((batch, width)),
-        exclude.new_empty((batch, width)),
-        query.new_empty((batch, width)),
-        status.new_empty((batch, 4)),
-        status.new_empty((batch,)),
-    )
-
-
-def _fake_rescore(query: Tensor, vectors: Tensor, scales: Tensor, rows: Tensor) -> Tensor:
-    return query.new_empty(rows.shape)
-
-
-def _fake_resolve_weights(task_weights: Tensor, defaults: Tensor, status: Tensor) -> tuple[Tensor, Tensor]:
-    return task_weights.new_empty(task_weights.shape), status.new_empty(status.shape)
-
-
-def _fake_neighbour_scores(
-    history: Tensor, rows: Tensor, ids: Tensor, item_rows: Tensor, neighbours: Tensor, weights: Tensor, most: int
-) -> tuple[Tensor, Tensor]:
-    return weights.new_empty(rows.shape), weights.new_empty(rows.shape)
-
-
-def _fake_lookup(keys: Tensor, asked: Tensor) -> Tensor:
-    return asked.new_empty(asked.shape)
-
-
-def _fake_rerank(
-    query: Tensor,
-    history: Tensor,
-    rows: Tensor,
-    scores: Tensor,
-    vectors: Tensor,
-    scales: Tensor,
-    items: Tensor,
-    ids: Tensor,
-    item_rows: Tensor,
-    neighbours: Tensor,
-    weights: Tensor,
-    user: Tensor,
-    first: Tensor,
-    second: Tensor,
-    output: Tensor,
-    most: int,
-    tasks: int,
-) -> Tensor:
-    return query.new_empty((*rows.shape, tasks))
-
-
-def _fake_select(
-    values: Tensor, ids: Tensor, task_scores: Tensor, status: Tensor, k: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    batch = values.shape[0]
-    return (
-        ids.new_empty((batch, k)),
-        values.new_empty((batch, k)),
-        task_scores.new_empty((batch, k, task_scores.shape[2])),
-        status.new_empty((batch,)),
-    )
-
-
-def _fake_select_diverse(
-    values: Tensor,
-    ids: Tensor,
-    rows: Tensor,
-    task_scores: Tensor,
-    status: Tensor,
-    vectors: Tensor,
-    inverse_lengths: Tensor,
-    group_offsets: Tensor,
-    groups: Tensor,
-    most: Tensor,
-    mmr: float,
-    k: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _fake_select(values, ids, task_scores, status, k)

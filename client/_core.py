@@ -167,13 +167,18 @@ class Core:
         headers: Headers,
     ) -> Steps[Explanation]:
         version = None
-        for _ in range(2):
+        for last in (False, True):
             assert isinstance(served.codec, Codec)
             asking = explaining(item, request, served.codec, served.max_batch)
             try:
                 work = next(asking)
                 while True:
-                    results = yield from self._asked(endpoint, model, served, work, deadline, headers, alone=True)
+                    try:
+                        results = yield from self._asked(endpoint, model, served, work, deadline, headers, alone=True)
+                    except SchemaMismatch:
+                        if last:
+                            raise
+                        break  # a model that takes fewer at once may have come meanwhile
                     if work.codec is not served.codec or version not in (None, work.version):
                         break
                     version = work.version

@@ -166,7 +166,7 @@ def id_bytes(where: str, values: Iterable[Any], newest: int | None = None) -> by
     if isinstance(values, np.ndarray):
         if values.ndim != 1:
             raise invalid_value(where, values, f"one dimension of item ids, not shape {values.shape}")
-        if values.dtype.kind in "iu":
+        if values.dtype.kind in "iu" and not isinstance(values, np.ma.MaskedArray):  # a list says what is masked
             first = 0 if newest is None else max(0, len(values) - newest)
             ids = values[first:]
             if len(ids) and (int(ids.min()) < 0 or int(ids.max()) > INT64_MAX):

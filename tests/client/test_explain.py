@@ -335,6 +335,16 @@ def test_a_server_that_takes_one_request_at_a_time(schema: Schema) -> None:
         assert len(server.calls) == 4  # as asked, the item alone, and both parts
 
 
+def test_a_model_that_takes_fewer_requests_at_once_has_come(schema: Schema) -> None:
+    server = FakeServer(schema, MOVIES, max_batch_size=16)
+    with server.client(timeout=30) as client:
+        client.retrieve()
+        server._max_batch_size = 2
+        server.replace(MOVIES)
+        assert client.explain(3, Request(filter=(F.year > 1990) & (F.year < 1960))).failing == (F.year > 1990,)
+        assert [len(call.inputs["filter"]) for call in server.calls][1:] == [4, 2, 2]
+
+
 def test_what_is_wrong_with_the_request_is_raised(server: FakeServer) -> None:
     with server.client(timeout=30) as client:
         with pytest.raises(UnknownName, match="did you mean 'year'"):
