@@ -296,7 +296,9 @@ def load(out: Path) -> TrainedRun:
         raise BuilderError(
             "the run is not finished" if unfinished else "no run there",
             where=str(out),
-            remedy="Finish it with builder train --resume." if unfinished else "Train one with builder train.",
+            remedy=f"Finish it with: builder train CONFIG --out {out} --resume"
+            if unfinished
+            else "Train one with builder train.",
         )
     config = Config.load(out / CONFIG)
     dataset = _read(config)

@@ -85,7 +85,10 @@ def test_new_keys_are_keys_and_differ() -> None:
 
 def test_one_server_of_a_repository_at_a_time(tmp_path: Path) -> None:
     with one_server(tmp_path):
-        with pytest.raises(BuilderError, match=r"is served already\n  Stop that server, or serve a copy"), one_server(tmp_path):
+        with (
+            pytest.raises(BuilderError, match=r"is served already\n  Stop that server, or serve a copy"),
+            one_server(tmp_path),
+        ):
             pass
         STATE.write(tmp_path / ".server.json")
         with pytest.raises(BuilderError, match=r"is served already, on 127\.0\.0\.1:8001"), one_server(tmp_path):
