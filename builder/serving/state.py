@@ -84,7 +84,7 @@ def one_server(repository: Path) -> Iterator[None]:
     The lock ends with the process. Raises BuilderError if another has it.
     """
     with contextlib.ExitStack() as held:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # the server says what is missing
+        with contextlib.suppress(OSError):  # no folder, of which the server tells, or a file system without locks
             descriptor = os.open(repository, os.O_RDONLY | os.O_DIRECTORY)
             held.callback(os.close, descriptor)
             try:
@@ -95,8 +95,6 @@ def one_server(repository: Path) -> Iterator[None]:
                     where=str(repository),
                     remedy="Stop that server, or serve a copy of the repository.",
                 ) from error
-            except OSError:
-                pass  # not every file system locks
         yield
 
 
