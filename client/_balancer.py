@@ -83,7 +83,7 @@ class Balancer:
                     endpoint.failures = endpoint.doubts = 0
                     endpoint.resumes = 0.0
             if failed:
-                for served in endpoint.served.values():
+                for served in list(endpoint.served.values()):  # other threads add to them
                     served.read_at = -math.inf  # what comes back may be another artifact of the same version
                 endpoint.failures += 1
                 endpoint.doubts = 0

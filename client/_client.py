@@ -215,8 +215,9 @@ class RetrievalClient:
     def close(self) -> None:
         """Close the connections. Later calls raise `ClientClosed`; closing again does nothing."""
         self._core.closed = True
-        while self._own:
-            self._own.pop().close()
+        own, self._own = self._own, []
+        for transport in own:
+            transport.close()
 
     def __enter__(self) -> RetrievalClient:
         return self

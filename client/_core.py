@@ -359,7 +359,7 @@ class Core:
             raise ClientClosed(f"{self.name} was closed; make a new client")
 
     def _all_headers(self, headers: Mapping[str, str] | None) -> Headers:
-        return {**self._headers, **header_fields(headers)} if headers else self._headers
+        return self._headers if headers is None else {**self._headers, **header_fields(headers)}
 
     def _until(self, timeout: float | None) -> float:
         return monotonic() + (self.timeout if timeout is None else seconds(timeout))

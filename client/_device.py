@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,6 +114,11 @@ class DeviceArray:
         if array.nbytes:
             copy_to_host(array, self._pointer)
         return array if dtype is None else array.astype(dtype, copy=False)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"an array on {self.device} can be neither pickled nor copied; numpy.asarray(array) is a copy on the host"
+        )
 
     def __repr__(self) -> str:
         return f"<DeviceArray of {self.dtype} {list(self.shape)} on {self.device}>"

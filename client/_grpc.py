@@ -303,7 +303,7 @@ class AsyncGrpcTransport:
         except grpc.RpcError as error:
             raise _failure(error, model, self._address, timeout, self._closed) from error
         except asyncio.CancelledError:
-            if self._closed:  # by close(), not by whoever waits
+            if self._closed and not _is_cancelled():  # by close(), not by whoever waits
                 raise closed() from None
             raise
         except grpc.aio.UsageError as error:  # on a closed channel
@@ -316,6 +316,12 @@ class AsyncGrpcTransport:
         else:
             self._channel = grpc.aio.secure_channel(self._address, credentials, options, self._compression)
         self._methods = _methods(self._channel)
+
+
+def _is_cancelled() -> bool:
+    """Whether the running task was asked to end. Python 3.10 cannot tell."""
+    cancelling = getattr(asyncio.current_task(), "cancelling", None)
+    return cancelling is not None and cancelling() > 0
 
 
 def _methods(channel: Any) -> dict[str, Any]:

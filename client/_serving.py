@@ -160,10 +160,10 @@ class Serving:
             contract = replace(contract, max_filter_words=min(contract.max_filter_words, self._max_filter_words))
             codec = self._codecs.get((text, contract, kind))
             if codec is None:
-                codec = kind(Schema.from_json(text), contract, self._device)
+                made = kind(Schema.from_json(text), contract, self._device)
                 if len(self._codecs) >= _CODECS_KEPT:
                     self._codecs.clear()
-                self._codecs[text, contract, kind] = codec
+                codec = self._codecs.setdefault((text, contract, kind), made)  # threads that read at once get the same
         except SchemaError as error:
             raise SchemaError(f"model {model!r} at {endpoint.name}: {error}") from error
         return codec

@@ -17,6 +17,7 @@ import mmap
 import os
 import secrets
 import threading
+import weakref
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -71,20 +72,19 @@ class Memory(Protocol):
 
 
 class SystemMemory:
-    """A file in /dev/shm. Raises `InvalidValue` where it cannot be made."""
+    """A file in /dev/shm, removed with this object or at the end of the process at the latest.
+
+    Raises `InvalidValue` where it cannot be made.
+    """
 
     def __init__(self, name: str, size: int) -> None:
         self.size = size
         self._name = name
-        descriptor = os.open(FOLDER / name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            os.posix_fallocate(descriptor, 0, size)  # else a full /dev/shm would end the process later
-            self.bytes = mmap.mmap(descriptor, size)
+            self.bytes = _mapped(FOLDER / name, size)
         except OSError as error:
-            os.unlink(FOLDER / name)
             raise InvalidValue(f"shared_memory: {size:,} bytes in /dev/shm: {error.strerror}") from error
-        finally:
-            os.close(descriptor)
+        self._removal = weakref.finalize(self, _remove, FOLDER / name, os.getpid())
 
     def register_request(self) -> service_pb2.SystemSharedMemoryRegisterRequest:
         return service_pb2.SystemSharedMemoryRegisterRequest(
@@ -102,7 +102,25 @@ class SystemMemory:
         """Nothing does: arrays are copies."""
 
     def remove(self) -> None:
-        (FOLDER / self._name).unlink(missing_ok=True)
+        self._removal()
+
+
+def _mapped(path: Path, size: int) -> mmap.mmap:
+    """A new file of that size. Raises `OSError`."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        os.posix_fallocate(descriptor, 0, size)  # else a full /dev/shm would end the process later
+        return mmap.mmap(descriptor, size)
+    except OSError:
+        path.unlink()
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path, process: int) -> None:
+    if os.getpid() == process:  # a fork goes on with the file of its parent
+        path.unlink(missing_ok=True)
 
 
 @dataclass(slots=True, eq=False)

@@ -188,10 +188,10 @@ def id_bytes(where: str, values: Iterable[Any], newest: int | None = None) -> by
         return b""
     try:
         packed = words(len(values)).pack(*values)
-    except struct.error:  # no integer, or none of int64
+        # Of what is packed as an integer only a bool is none. It equals 0 or 1: most lists need no look at the types.
+        has_bool = not _BOOLS.isdisjoint(values) and bool in map(type, values)
+    except (struct.error, TypeError):  # no integer, or none of int64; TypeError: an array in the list
         raise _bad_id(where, values, first) from None
-    # Of what is packed as an integer only a bool is none. It equals 0 or 1: most lists need no look at the types.
-    has_bool = not _BOOLS.isdisjoint(values) and bool in map(type, values)
     if has_bool or not packed[7::8].isascii():  # the highest bytes: above 127 for a negative number
         raise _bad_id(where, values, first)
     return packed

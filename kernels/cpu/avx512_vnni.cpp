@@ -100,7 +100,8 @@ ST_AVX512 inline int32_t row_sum(const int32_t* row, int64_t width, const QueryC
         sums = _mm_dpbusd_epi32(sums, _mm_xor_si128(codes, offset), factors);
     }
     const __m128i two = _mm_add_epi32(sums, _mm_unpackhi_epi64(sums, sums));
-    return query.unsigned_bias + _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 1)));
+    const int32_t sum = _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 1)));
+    return static_cast<int32_t>(static_cast<uint32_t>(query.unsigned_bias) + static_cast<uint32_t>(sum));  // it wraps
 }
 
 // Whole vectors of row numbers, compressed to the bits that are set: no branch on how many those are.

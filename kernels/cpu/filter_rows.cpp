@@ -20,7 +20,6 @@ namespace {
 struct Work {
     Plan plan;
     std::unique_ptr<MaskPlan> masks;  // null: done already
-    std::string error;
 };
 
 void start(FilterRequest& request, int64_t program_width, int64_t fingerprint, const FilterIndex& index, Work& work) {
@@ -40,31 +39,13 @@ void start(FilterRequest& request, int64_t program_width, int64_t fingerprint, c
     work.masks = std::make_unique<MaskPlan>(work.plan, index);
 }
 
-}  // namespace
-
-void filter_rows(const char* caller, FilterRequest* requests, int64_t batch, int64_t program_width, int64_t fingerprint,
-                 const FilterIndex& index) {
+void run(FilterRequest* requests, int64_t batch, int64_t program_width, int64_t fingerprint, const FilterIndex& index) {
     const InstructionSet& isa = instruction_set();
     std::vector<Work> works(static_cast<size_t>(batch));
-    // What leaves the body of parallel_for loses its text.
-    const auto guarded = [&](Work& work, const auto& body) {
-        try {
-            body();
-        } catch (const InconsistentIndex& error) {
-            work.error = error.what();
-        }
-    };
-    const auto check = [&] {
-        for (const Work& work : works)
-            if (!work.error.empty()) throw std::runtime_error("silvertriton::" + (caller + (": " + work.error)));
-    };
     parallel_for(batch, 1, [&](int64_t begin, int64_t end) {
-        for (int64_t b = begin; b < end; ++b) {
-            Work& work = works[static_cast<size_t>(b)];
-            guarded(work, [&] { start(requests[b], program_width, fingerprint, index, work); });
-        }
+        for (int64_t b = begin; b < end; ++b)
+            start(requests[b], program_width, fingerprint, index, works[static_cast<size_t>(b)]);
     });
-    check();
 
     // Spans of whole chunks, so that a lone request too is spread over the threads.
     const int64_t chunks = std::max<int64_t>((index.blocks + kChunkWords - 1) / kChunkWords, 1);
@@ -73,20 +54,28 @@ void filter_rows(const char* caller, FilterRequest* requests, int64_t batch, int
     std::vector<int64_t> passing(static_cast<size_t>(batch * spans), 0);
     parallel_for(batch * spans, 1, [&](int64_t begin, int64_t end) {
         for (int64_t task = begin; task < end; ++task) {
-            Work& work = works[static_cast<size_t>(task / spans)];
+            const Work& work = works[static_cast<size_t>(task / spans)];
             const int64_t span = task % spans;
             if (work.masks == nullptr || (work.masks->whole() && span > 0)) continue;
             const int64_t last = work.masks->whole() ? index.blocks : std::min((span + 1) * span_words, index.blocks);
             const int64_t first = std::min(span * span_words, last);
-            guarded(work, [&] {
-                passing[static_cast<size_t>(task)] =
-                    write_mask(*work.masks, index, isa, first, last, requests[task / spans].words);
-            });
+            passing[static_cast<size_t>(task)] =
+                write_mask(*work.masks, index, isa, first, last, requests[task / spans].words);
         }
     });
-    check();
     for (int64_t task = 0; task < batch * spans; ++task)
         requests[task / spans].passing += passing[static_cast<size_t>(task)];
+}
+
+}  // namespace
+
+void filter_rows(const char* caller, FilterRequest* requests, int64_t batch, int64_t program_width, int64_t fingerprint,
+                 const FilterIndex& index) {
+    try {
+        run(requests, batch, program_width, fingerprint, index);
+    } catch (const InconsistentIndex& error) {
+        throw std::runtime_error(std::string("silvertriton::") + caller + ": " + error.what());
+    }
 }
 
 void list_to_mask(const std::vector<int32_t>& rows, int64_t blocks, uint32_t* words) {

@@ -12,7 +12,8 @@
 
 namespace silvertriton::cpu {
 
-// Candidate rows and their positions, by open addressing.
+// Candidate rows and their positions, by open addressing. Few of the rows that are looked up are candidates: a bitmap
+// of hashes rules nearly all others out first, without a branch for each.
 class Positions {
   public:
     void assign(const int32_t* rows, int64_t count) {
@@ -24,9 +25,12 @@ class Positions {
         }
         keys_.assign(size, -1);
         values_.resize(size);
+        seen_.assign((size << kSeenBits) / 64, 0);
         repeated_.clear();
         for (int64_t m = 0; m < count; ++m) {
             if (rows[m] < 0) continue;
+            const size_t bit = seen_bit(rows[m]);
+            seen_[bit / 64] |= uint64_t{1} << bit % 64;
             const size_t at = slot(rows[m]);
             if (keys_[at] == rows[m]) {
                 repeated_.push_back({static_cast<int32_t>(m), values_[at]});
@@ -43,6 +47,18 @@ class Positions {
         return keys_[at] == row ? values_[at] : -1;
     }
 
+    // Which of `rows`, up to the first negative one, may be candidates: writes their places to `places` and returns how
+    // many those are.
+    int64_t sift(const int32_t* rows, int64_t count, int32_t* places) const {
+        int64_t sifted = 0;
+        for (int64_t j = 0; j < count && rows[j] >= 0; ++j) {
+            const size_t bit = seen_bit(rows[j]);
+            places[sifted] = static_cast<int32_t>(j);
+            sifted += static_cast<int64_t>(seen_[bit / 64] >> bit % 64 & 1);
+        }
+        return sifted;
+    }
+
     struct Repeated {
         int32_t position, first;
     };
@@ -51,14 +67,21 @@ class Positions {
     const std::vector<Repeated>& repeated() const { return repeated_; }
 
   private:
+    static constexpr int kSeenBits = 4;  // two to this many bits a slot, of which a half at most is taken
+
+    size_t seen_bit(int32_t row) const {
+        return (static_cast<uint32_t>(row) * 2654435769u) >> (shift_ - kSeenBits);  // Fibonacci hashing
+    }
+
     // Where a row stands, or where it would.
     size_t slot(int32_t row) const {
-        size_t at = (static_cast<uint32_t>(row) * 2654435769u) >> shift_;  // Fibonacci hashing
+        size_t at = seen_bit(row) >> kSeenBits;
         while (keys_[at] != -1 && keys_[at] != row) at = (at + 1) & (keys_.size() - 1);
         return at;
     }
 
     std::vector<int32_t> keys_, values_;
+    std::vector<uint64_t> seen_;
     std::vector<Repeated> repeated_;
     int shift_ = 28;
 };
@@ -91,12 +114,15 @@ class NearHistory {
         constexpr size_t kAhead = 4;
         for (size_t at = 0; at < kAhead; ++at) ask_for(at);
         positions_.assign(rows, candidates);
+        places_.resize(static_cast<size_t>(graph.width));
         for (size_t at = 0; at < known_.size(); ++at) {
             ask_for(at + kAhead);
             const int64_t item = known_[at];
             const int32_t* neighbours = graph.rows + item * graph.width;
             const float* weights = graph.weights + item * graph.width;
-            for (int64_t j = 0; j < graph.width && neighbours[j] >= 0; ++j) {
+            const int64_t sifted = positions_.sift(neighbours, graph.width, places_.data());
+            for (int64_t i = 0; i < sifted; ++i) {
+                const int32_t j = places_[static_cast<size_t>(i)];
                 const int32_t position = positions_.find(neighbours[j]);
                 if (position < 0) continue;
                 sums[position] += weights[j];
@@ -113,6 +139,7 @@ class NearHistory {
   private:
     Positions positions_;
     std::vector<int64_t> known_;
+    std::vector<int32_t> places_;
 };
 
 }  // namespace silvertriton::cpu

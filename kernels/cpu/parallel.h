@@ -8,7 +8,9 @@
 namespace silvertriton {
 
 // Calls body(begin, end) on disjoint ranges that cover [0, count), on one thread or several; a range has at least
-// `grain` elements where that many are left. The text of an exception that leaves `body` is lost: check first.
+// `grain` elements where that many are left. Throws what leaves `body` once all have ended, of several exceptions that
+// of the lowest range: where `body` goes through its elements in order, that of the first element, whatever the
+// threads.
 void parallel_for(int64_t count, int64_t grain, const std::function<void(int64_t, int64_t)>& body);
 
 int64_t thread_count();

@@ -45,6 +45,7 @@ struct Request {
     void clear() {
         excluded.clear();
         taken.clear();
+        scan.pending.clear();  // of a search that ran out of memory
         words = nullptr;
         list = nullptr;
         exact = exhausted = false;

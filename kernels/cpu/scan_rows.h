@@ -1,9 +1,8 @@
 // scan_rows of an instruction set, from the sum of one row. Included where these are defined, once for each set:
 //   ST_TARGET      the attribute of functions that hold its instructions
 //   ST_SCAN_ROWS   the name of the function
-//   ST_ROW_SUM     int32_t (const int32_t* row, int64_t width, const QueryCodes& query): the sum of a row's products.
-//   All
-//                  `width` words may go into it: the query is 0 where a row has its scale, and behind it.
+//   ST_ROW_SUM     int32_t (const int32_t* row, int64_t width, const QueryCodes& query): the sum of a row's products,
+//                  of all `width` words: the query is 0 where a row has its scale, and behind it.
 
 ST_TARGET int64_t ST_SCAN_ROWS(const int32_t* codes, const int32_t* rows, int64_t count, const QueryCodes& query,
                                float floor, uint64_t* hits) {

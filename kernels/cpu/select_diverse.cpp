@@ -20,13 +20,9 @@
 namespace silvertriton::cpu {
 namespace {
 
-struct InconsistentGroups : std::runtime_error {
-    using std::runtime_error::runtime_error;
-};
-
 [[noreturn]] void fail_inconsistent(const char* argument, const std::string& got, const std::string& expected) {
-    throw InconsistentGroups(std::string(argument) + ": got " + got + ", expected " + expected +
-                             "; the groups contradict themselves, build the artifact again");
+    throw std::runtime_error(std::string("silvertriton::select_diverse: ") + argument + ": got " + got + ", expected " +
+                             expected + "; the groups contradict themselves, build the artifact again");
 }
 
 // The rule of groups for one request after the other.
@@ -212,22 +208,15 @@ class Selection {
 
 void select_diverse(const Scored& scored, const int32_t* rows, const RowVectors& units, const Groups& groups,
                     const Relevance& relevance, const SelectResults& results) {
-    std::vector<std::string> errors(static_cast<size_t>(scored.batch));
     parallel_for(scored.batch, 1, [&](int64_t begin, int64_t end) {
         Selection selection(scored, rows, units, groups, relevance);
         for (int64_t b = begin; b < end; ++b) {
-            try {
-                const std::vector<int32_t>& chosen = selection.choose(b);
-                write_selected(
-                    scored, b, static_cast<int64_t>(chosen.size()),
-                    [&](int64_t i) { return chosen[static_cast<size_t>(i)]; }, results);
-            } catch (const InconsistentGroups& error) {  // what leaves the body loses its text
-                errors[static_cast<size_t>(b)] = error.what();
-            }
+            const std::vector<int32_t>& chosen = selection.choose(b);
+            write_selected(
+                scored, b, static_cast<int64_t>(chosen.size()),
+                [&](int64_t i) { return chosen[static_cast<size_t>(i)]; }, results);
         }
     });
-    for (const std::string& error : errors)
-        if (!error.empty()) throw std::runtime_error("silvertriton::select_diverse: " + error);
 }
 
 }  // namespace silvertriton::cpu

@@ -77,11 +77,11 @@ class Checks {
         if (!tensor.is_contiguous()) fail(argument, "strides", "a contiguous tensor", "call .contiguous()");
     }
 
-    // Codes are read four at a time; on a GPU the codes, scales and spreads of four rows are.
+    // On a GPU the codes, scales and spreads of four rows are read at once. CPUs read codes at any address.
     void aligned(const char* argument, const torch::stable::Tensor& tensor) const {
-        const uintptr_t bytes = on_cuda() ? 16 : 4;
-        if (reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % bytes != 0)
-            fail(argument, "an address that is no multiple of " + std::to_string(bytes), "whole words or fours of them",
+        constexpr uintptr_t kBytes = 16;
+        if (reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % kBytes != 0)
+            fail(argument, "an address that is no multiple of " + std::to_string(kBytes), "whole fours of words",
                  "pass a tensor of its own: .clone()");
     }
 

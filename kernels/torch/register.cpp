@@ -303,7 +303,7 @@ std::tuple<Tensor, Tensor> neighbour_scores(const Tensor& history, const Tensor&
     Dim B("B"), L("L"), M("M"), R("R"), N("N"), J("J");
     checks.tensor("history", history, ScalarType::Long, {&B, &L});
     checks.tensor("rows", rows, ScalarType::Int, {&B, &M});
-    checks.range("rows", M.value(), 0, kMaxInt32 / 2, "positions are counted in int32");
+    checks.range("rows", M.value(), 0, kMaxNearCandidates, "beyond that their hashes have too few bits");
     checks.tensor("ids", ids, ScalarType::Long, {&R});
     checks.tensor("item_rows", item_rows, ScalarType::Int, {&N});
     checks.tensor("neighbours", neighbours, ScalarType::Int, {&N, &J});

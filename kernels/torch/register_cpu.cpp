@@ -40,7 +40,7 @@ Tensor rerank(const Tensor& query, const Tensor& history, const Tensor& rows, co
     checks.tensor("query", query, ScalarType::Float, {&B, &D});
     checks.tensor("history", history, ScalarType::Long, {&B, &L});
     checks.tensor("rows", rows, ScalarType::Int, {&B, &M});
-    checks.range("rows", M.value(), 0, kMaxInt32 / 2, "positions are counted in int32");
+    checks.range("rows", M.value(), 0, kMaxNearCandidates, "beyond that their hashes have too few bits");
     checks.tensor("scores", scores, ScalarType::Float, {&B, &M});
     checks.tensor("scales", scales, ScalarType::Float, {&NB, &block});
     Dim R("R", NB.value() * kBlockRows, "32 NB");

@@ -115,3 +115,17 @@ def test_a_lone_endpoint_is_always_taken(clock: Clock) -> None:
     balance.report(only, ConnectionFailed("x"))
     assert taken(balance, [only]) is only
     assert balance.take([], only_other=True) is None
+
+
+def test_what_is_served_may_grow_while_a_failure_is_noted(clock: Clock) -> None:
+    """Other threads read schemas meanwhile."""
+    balance, (endpoint,) = balancer(clock, 1)
+
+    class Served:
+        def __setattr__(self, name: str, value: float) -> None:
+            endpoint.served["retrieval_rank"] = endpoint.served["retrieval"]
+
+    served: Any = Served()
+    endpoint.served["retrieval"] = served
+    balance.report(endpoint, ConnectionFailed("no"))
+    assert endpoint.failures == 1

@@ -7,6 +7,7 @@ import inspect
 import threading
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from client import (
     ServerError,
     Status,
     UnknownName,
+    _serving,
 )
 
 
@@ -222,6 +224,33 @@ def test_threads_share_a_client(client: RetrievalClient, transport: Any) -> None
         thread.join()
     assert wrong == []
     assert len(transport.requests) == 400
+
+
+def test_threads_that_read_the_schema_at_once_ask_once_each(
+    client: RetrievalClient, transport: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Were the schema another for each of them, all but one would encode their requests anew and send them again."""
+    transport.version = "1"
+    both, infer, left = threading.Barrier(2, timeout=10), transport.infer, [1, 2]
+
+    def read(text: str) -> Schema:
+        both.wait()
+        return Schema.from_json(text)
+
+    def meet(*arguments: Any, **named: Any) -> Any:
+        if left:
+            left.pop()
+            both.wait()
+        return infer(*arguments, **named)
+
+    monkeypatch.setattr(_serving, "Schema", SimpleNamespace(from_json=read))
+    monkeypatch.setattr(transport, "infer", meet)
+    threads = [threading.Thread(target=client.retrieve) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(transport.requests) == 2
 
 
 def test_repr() -> None:

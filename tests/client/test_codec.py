@@ -159,6 +159,8 @@ def test_no_ids(codec: Codec, ids: Any) -> None:
         (np.array([4, -2]), r"\[1\]: got -2"),
         (np.array([4, 2**63], np.uint64), r"\[1\]: got 9223372036854775808"),
         (np.array([True]), r"\[0\]: got True"),
+        ([1, np.array([1, 2])], r"\[1\]: got array\(\[1, 2\]\)"),
+        ([np.array(1)], r"\[0\]: got array\(1\)"),
         (np.ma.MaskedArray([4, 5, 6], [False, True, False]), r"\[1\]: got None"),
     ],
     ids=str,

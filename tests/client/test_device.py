@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 import subprocess
 import sys
 import weakref
@@ -210,6 +212,18 @@ def test_devices_that_are_none(shell: Any, device: Any) -> None:
         InvalidValue, match=r"shared_memory: got .*expected True, False, or a device such as \"cuda:0\""
     ):
         shell("a:1", shared_memory=device)
+
+
+@pytest.mark.parametrize("make", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_no_second_owner_of_its_memory_is_made(make: Any) -> None:
+    """Of two leases of one slot each would give it back, and two requests would share it."""
+    ends: list[bool] = []
+    array = DeviceArray(VALUES.ctypes.data, VALUES.shape, VALUES.dtype, 0, Lease(ends.append))
+    with pytest.raises(TypeError, match=r"cuda:0 can be neither pickled nor copied; numpy.asarray"):
+        make(array)
+    del array
+    gc.collect()
+    assert ends == [False]
 
 
 WITHOUT_CUDA = """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -192,6 +193,25 @@ def test_closed_during_a_call_async(address: str, service: Service) -> None:
         await asyncio.to_thread(service.arrived.acquire)
         await client.close()
         with pytest.raises(ClientClosed, match="during the call"):
+            await task
+
+    asyncio.run(calls())
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="a task cannot tell by whom it was ended")
+@pytest.mark.parametrize("hedge", [None, 0.0])
+def test_cancelled_and_then_closed_is_cancelled(address: str, service: Service, hedge: float | None) -> None:
+    """As programs end: a task is cancelled, the client closed, and of the task its cancellation is expected."""
+
+    async def calls() -> None:
+        client = AsyncRetrievalClient(address, timeout=20.0, hedge=hedge)
+        await client.schema()
+        service.go_on.clear()
+        task = asyncio.create_task(client.retrieve())
+        await asyncio.to_thread(service.arrived.acquire, timeout=10)
+        task.cancel()
+        await client.close()
+        with pytest.raises(asyncio.CancelledError):
             await task
 
     asyncio.run(calls())

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -117,6 +121,36 @@ def test_closing_removes_every_file(slots: Slots) -> None:
     assert slots.close() == [slot]
     assert not list(FOLDER.glob(f"{slot.name.rpartition('-')[0]}-*"))
     with pytest.raises(ClientClosed):  # a call that races with it
+        slots.take("m", "", INPUTS)
+
+
+ENDS = """
+import os
+from tests.client.test_shared_memory import INPUTS, Slots
+slots = Slots()
+slot, _, _ = slots.take("m", "", INPUTS)
+path = f"/dev/shm/{slot.name}"
+child = os.fork()
+if child:
+    os.waitpid(child, 0)
+    print(os.path.exists(path), path)  # the end of a fork, which goes by the same names, takes nothing away
+"""
+
+
+def test_the_end_of_a_process_removes_every_file() -> None:
+    root = Path(__file__).parents[2]
+    told = subprocess.run([sys.executable, "-c", ENDS], cwd=root, capture_output=True, text=True, check=True).stdout
+    was_there, path = told.split()
+    assert was_there == "True"
+    assert not Path(path).exists()
+
+
+def test_files_that_cannot_be_made_are_told(slots: Slots, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(module.os, "open", refuse)
+    with pytest.raises(InvalidValue, match="shared_memory: 65,536 bytes in /dev/shm: Too many open files"):
         slots.take("m", "", INPUTS)
 
 

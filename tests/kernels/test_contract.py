@@ -210,6 +210,15 @@ def test_an_unknown_instruction_set_is_a_clear_error(name: str) -> None:
         ops.force_instruction_set(name)
 
 
+@pytest.mark.parametrize("operator", ["filter_rows", "search", "rescore", "rerank", "select_diverse"])
+def test_a_wrong_instruction_set_is_told_by_every_operator(operator: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = arguments(operator)
+    monkeypatch.setenv("SILVERTRITON_ISA", "avx10")
+    ops.force_instruction_set("")
+    with pytest.raises(RuntimeError, match="SILVERTRITON_ISA: got instruction set 'avx10', expected one this machine"):
+        run(operator, given)
+
+
 @pytest.mark.parametrize(
     ("value", "good", "expected"),
     [("avx10", False, "SILVERTRITON_ISA: got instruction set 'avx10'"), ("portable", True, "portable")],

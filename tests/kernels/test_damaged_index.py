@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from builder import ops
-from tests.kernels.arguments import LIMITS, Arguments, arguments, catalogue, message_of, run
+from tests.kernels.arguments import LIMITS, OPERATORS, Arguments, arguments, catalogue, message_of, run
 from tests.kernels.catalogue import Items, marks, program_rows, unpack, words_of
 from tests.kernels.reference import ALL, ANY, ITEMS, OR, RANGE, UNKNOWN, Limits, Request, bits, head
 
@@ -147,6 +147,49 @@ def test_rows_of_numbers_that_are_no_rows_are_found_within_a_range(first: int) -
         number_rows[0, first + 1] = row
         with pytest.raises(RuntimeError, match=f"number_rows: got {row}, .*build the artifact again"):
             ops.filter_rows(program, **{**items.filtering, "number_rows": number_rows})
+
+
+@pytest.mark.parametrize(("operator", "name"), [("select_diverse", "groups"), ("filter_rows", "number_rows")])
+def test_the_first_contradiction_is_told_whatever_the_threads(operator: str, name: str) -> None:
+    given = arguments(operator, 40_000, 8)
+    damage = torch.arange(10**6, 10**6 + given[name].numel(), dtype=torch.int32)
+    given[name] = damage.reshape(given[name].shape)
+    threads = torch.get_num_threads()
+    messages = set()
+    try:
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            messages.add(message_of(operator, given))
+    finally:
+        torch.set_num_threads(threads)
+    assert len(messages) == 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_damage_of_any_kind_does_no_harm(seed: int) -> None:
+    """Of any argument, that of requests included: an answer, or a message of ours. Sanitizers see the rest."""
+    generator = np.random.default_rng(seed)
+    messages = []
+    for operator in [*OPERATORS] * 50:
+        given = arguments(operator, batch=8)
+        tensors = [name for name, value in given.items() if isinstance(value, torch.Tensor)]
+        for name in generator.choice(tensors, 2):
+            given[name] = given[name].clone()
+            values = given[name].view(-1).view(torch.uint8).numpy()
+            some = generator.integers(len(values), size=int(generator.integers(1, len(values) // 2)))
+            values[some] = generator.choice([0, 1, 127, 128, 255], len(some))
+        try:
+            results = run(operator, given)
+        except RuntimeError as error:
+            messages.append(str(error))
+            continue
+        if operator == "search":
+            rows, _, scores, _, status = results
+            assert not torch.isnan(scores).any(), f"seed {seed}"
+            assert ((rows >= -1) & (rows < len(given["ids"]))).all(), f"seed {seed}"
+            assert (rows[status != 0] == -1).all(), f"seed {seed}"
+    others = [message for message in messages if not re.match(r"silvertriton::\w+: \w+: got ", message)]
+    assert others == [], f"seed {seed}"
 
 
 ENDLESS = """

@@ -49,6 +49,13 @@ def test_rows_that_do_not_exist_are_never_followed() -> None:
         assert torch.isfinite(sums).all()
 
 
+def test_neighbours_end_with_the_first_that_is_none() -> None:
+    history, asked = torch.tensor([[5]]), torch.tensor([[0, 1]], dtype=torch.int32)
+    item_rows, neighbours = torch.tensor([0, 1], dtype=torch.int32), torch.tensor([[1, -1, 0]] * 2, dtype=torch.int32)
+    sums, _ = ops.neighbour_scores(history, asked, torch.tensor([5, 9]), item_rows, neighbours, torch.ones(2, 3), 9)
+    assert sums.tolist() == [[0, 1]]
+
+
 @pytest.mark.parametrize(
     ("at", "tensor", "message"),
     [

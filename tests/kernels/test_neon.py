@@ -1,8 +1,8 @@
 """The instruction sets against each other without torch, those of aarch64 in an emulator where the machine is another.
 
-neon/harness.cpp compares the sets of the machine it runs on. Its digest of all results must be the same everywhere: one
-compiler may contract or reorder the floats of all its sets alike, two do not. The emulated half needs, on Debian,
-`apt-get install g++-aarch64-linux-gnu qemu-user`.
+native/instruction_sets.cpp compares the sets of the machine it runs on. Its digest of all results must be the same
+everywhere: one compiler may contract or reorder the floats of all its sets alike, two do not. The emulated half needs,
+on Debian, `apt-get install g++-aarch64-linux-gnu qemu-user`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pytest
 
 from builder import oplib
 
-HARNESS = Path(__file__).parent / "neon" / "harness.cpp"
+HARNESS = Path(__file__).parent / "native" / "instruction_sets.cpp"
 CROSS_COMPILER = "aarch64-linux-gnu-g++"
 EMULATOR = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
 ON_AARCH64 = platform.machine() == "aarch64"

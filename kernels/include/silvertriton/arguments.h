@@ -52,6 +52,8 @@ struct Neighbours {
     int64_t width;         // J
 };
 
+constexpr int64_t kMaxNearCandidates = int64_t{1} << 26;  // M: of their hashes of 32 bits, 31 are used
+
 struct RerankRequests {
     const float* query;      // [B, D]
     const int64_t* history;  // [B, L] item ids

@@ -4,9 +4,6 @@
 // Prints the sets, the best one first ("sets neon-dotprod neon portable"), and a digest of all results, which is that
 // of any other machine. Says what differs and exits with 1 if something does.
 
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -14,14 +11,16 @@
 #include <cstdlib>
 #include <cstring>
 #include <limits>
-#include <new>
 #include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "fenced.h"
 #include "operators.h"
 #include "parallel.h"
+#include "random.h"
+#include "random_index.h"
 #include "silvertriton/instruction_set.h"
 
 namespace silvertriton {
@@ -42,54 +41,6 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-
-// Of our own: those of the standard library need not agree between machines.
-struct Random {
-    uint64_t state;
-
-    uint64_t word() {
-        state += 0x9e3779b97f4a7c15u;
-        uint64_t z = state;
-        z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-        z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-        return z ^ (z >> 31);
-    }
-    int64_t below(int64_t end) { return static_cast<int64_t>(word() % static_cast<uint64_t>(end)); }
-    float unit() { return static_cast<float>(below(1 << 24)) * 0x1p-23f - 1.0f; }
-    template <typename T, size_t kCount>
-    T any_of(const T (&values)[kCount]) {
-        return values[below(kCount)];
-    }
-};
-
-// An array that ends where readable memory does: a read or write past its end is a fault.
-template <typename T>
-class Fenced {
-  public:
-    // `gap` bytes are left before the fence, for addresses that are aligned to nothing.
-    explicit Fenced(size_t count, size_t gap = 0) : count_(count) {
-        const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-        const size_t inside = (count * sizeof(T) + gap + page - 1) / page * page;
-        mapped_ = inside + page;
-        memory_ =
-            static_cast<char*>(mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-        if (memory_ == MAP_FAILED || mprotect(memory_ + inside, page, PROT_NONE) != 0) throw std::bad_alloc();
-        data_ = reinterpret_cast<T*>(memory_ + inside - gap - count * sizeof(T));
-    }
-    ~Fenced() { munmap(memory_, mapped_); }
-    Fenced(const Fenced&) = delete;
-    Fenced& operator=(const Fenced&) = delete;
-
-    T* data() { return data_; }
-    T& operator[](size_t i) { return data_[i]; }
-    T* begin() { return data_; }
-    T* end() { return data_ + count_; }
-
-  private:
-    size_t count_, mapped_;
-    char* memory_;
-    T* data_;
-};
 
 uint64_t digest = 0xcbf29ce484222325u;
 
@@ -137,31 +88,6 @@ std::vector<const InstructionSet*> find_sets() {
 }
 
 std::vector<const InstructionSet*> sets;
-
-int8_t random_code(Random& random, int kind) {
-    constexpr int8_t kEnds[] = {-127, 127, 0, 1, -1};
-    constexpr int8_t kDamaged[] = {-128, 127, -128, -127};
-    if (kind == 1) return random.any_of(kEnds);
-    if (kind == 2) return random.any_of(kDamaged);
-    if (kind == 3) return 127;
-    if (kind == 4) return -128;
-    return static_cast<int8_t>(random.below(255) - 127);
-}
-
-uint32_t random_mask(Random& random) {
-    switch (random.below(5)) {
-        case 0:
-            return 0;
-        case 1:
-            return ~0u;
-        case 2:
-            return 1u << random.below(32);
-        case 3:
-            return static_cast<uint32_t>(random.word() & random.word() & random.word());
-        default:
-            return static_cast<uint32_t>(random.word());
-    }
-}
 
 void check_scan_blocks(Random& random, int64_t groups, int64_t blocks) {
     const size_t rows = static_cast<size_t>(blocks * kBlockRows), quads = static_cast<size_t>(groups);
@@ -398,159 +324,21 @@ void check_words(Random& random, int64_t count) {
     }
 }
 
-// A float as a half, cut off; too small becomes 0.
-uint16_t half_of(float value) {
-    uint32_t bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    const uint32_t magnitude = bits & 0x7fffffffu;
-    const uint32_t half = magnitude < (113u << 23) ? 0 : (magnitude >> 13) - (112u << 10);
-    return static_cast<uint16_t>((bits >> 16 & 0x8000u) | half);
-}
-
-// Rows of up to `dims` components in units of their scale, as codes.
-struct Codes {
-    std::vector<int8_t> codes;
-    std::vector<float> scales;
-    int64_t blocks, dims;
-
-    Codes(int64_t rows, int64_t code_dims) : blocks((rows + kBlockRows - 1) / kBlockRows), dims(code_dims) {
-        codes.resize(static_cast<size_t>(blocks * block_bytes(dims)));
-        scales.resize(static_cast<size_t>(blocks * kBlockRows));
-    }
-    void set(int64_t row, const std::vector<float>& units, float scale) {
-        for (int64_t i = 0; i < dims; ++i) {
-            const int64_t at =
-                ((row / kBlockRows * groups_of(dims) + i / 4) * kBlockRows + row % kBlockRows) * 4 + i % 4;
-            codes[static_cast<size_t>(at)] = static_cast<int8_t>(std::rint(units[static_cast<size_t>(i)]));
-        }
-        scales[static_cast<size_t>(row)] = scale;
-    }
-    CodeBlocks view() const { return {codes.data(), scales.data(), blocks, dims}; }
-};
-
-// A whole index of random vectors with one filter feature, whose keys 1, 2, 3 pass a half, a 16th, a 256th of the
-// rows, and requests of all kinds; searched under every set.
-void check_search(Random& random, int64_t dims, int64_t code_dims, int64_t clusters, float magnitude) {
-    std::vector<int32_t> cluster_blocks{0};
-    std::vector<int64_t> ids;
-    std::vector<uint32_t> valid;
-    std::vector<int32_t> rows_by_id;
-    for (int64_t c = 0; c < clusters; ++c) {
-        const int64_t items = random.below(8) == 0 ? 0 : random.below(120), blocks = (items + 31) / 32;
-        for (int64_t row = 0; row < blocks * kBlockRows; ++row) {
-            if (row < items) rows_by_id.push_back(static_cast<int32_t>(ids.size()));
-            ids.push_back(row < items ? static_cast<int64_t>(ids.size()) * 3 : -1);
-            if (row % kBlockRows == 0) valid.push_back(0);
-            if (row < items) valid.back() |= 1u << (row % kBlockRows);
-        }
-        cluster_blocks.push_back(cluster_blocks.back() + static_cast<int32_t>(blocks));
-    }
-    const int64_t blocks = cluster_blocks.back(), rows = blocks * kBlockRows;
-
-    const auto random_units = [&](std::vector<float>& units) {
-        for (float& unit : units) unit = 127.0f * random.unit();
-    };
-    Codes items(rows, code_dims), centroids(clusters, code_dims);
-    std::vector<uint16_t> vectors(static_cast<size_t>(rows * dims));
-    std::vector<float> units(static_cast<size_t>(dims));
-    for (int64_t row = 0; row < rows; ++row) {
-        if (ids[static_cast<size_t>(row)] < 0) continue;
-        if (random.below(4) != 0) random_units(units);  // else the vector of the row before: ties
-        for (int64_t i = 0; i < dims; ++i)
-            vectors[static_cast<size_t>(row * dims + i)] = half_of(units[static_cast<size_t>(i)]);
-        items.set(row, units, (1.0f + static_cast<float>(random.below(3))) * magnitude);
-    }
-    for (int64_t c = 0; c < clusters; ++c) {
-        random_units(units);
-        centroids.set(c, units, magnitude);
-    }
-    std::vector<float> projection(code_dims < dims ? static_cast<size_t>(dims * code_dims) : 0);
-    for (float& weight : projection) weight = random.unit();
-
-    const int32_t feature_terms[] = {0, 4}, term_bitmap[] = {0, 1, 2, 3}, feature_number[] = {-1};
-    const int64_t term_keys[] = {0, 1, 2, 3}, term_postings[] = {0, 0, 0, 0, 0};
-    std::vector<uint32_t> bitmaps(static_cast<size_t>(4 * blocks));
-    for (int64_t row = 0; row < rows; ++row)
-        for (int64_t key = 1; key < 4; ++key)
-            if (random.below(key == 1 ? 2 : key == 2 ? 16 : 256) == 0)
-                bitmaps[static_cast<size_t>(key * blocks + row / kBlockRows)] |= 1u << (row % kBlockRows);
-
-    SearchIndex index{};
-    index.items = items.view();
-    index.centroids = centroids.view();
-    index.vectors = {vectors.data(), items.scales.data(), rows, dims};
-    index.projection = projection.empty() ? nullptr : projection.data();
-    std::vector<float> centroid_spreads(static_cast<size_t>(centroids.view().blocks * kBlockRows));
-    for (float& spread : centroid_spreads) spread = std::fabs(random.unit()) * magnitude;
-    index.centroid_spreads = centroid_spreads.data();
-    const float reach[] = {1.0f, 0.5f, 0.25f};
-    index.reach = reach;
-    index.reach_count = 3;
-    FilterIndex& filters = index.filters;
-    filters.item_ids = {ids.data(), rows_by_id.data(), rows, static_cast<int64_t>(rows_by_id.size())};
-    filters.feature_terms = feature_terms;
-    filters.term_keys = term_keys;
-    filters.term_bitmap = term_bitmap;
-    filters.term_postings = term_postings;
-    filters.bitmaps = bitmaps.data();
-    filters.feature_number = feature_number;
-    filters.valid = valid.data();
-    filters.cluster_blocks = cluster_blocks.data();
-    filters.features = 1;
-    filters.terms = filters.bitmap_count = 4;
-    filters.buckets = 1;
-    filters.blocks = blocks;
-    filters.clusters = clusters;
-
-    constexpr int64_t kBatch = 12, kProgram = 5, kExclude = 3, kMost = 60, kFingerprint = 77;
-    constexpr int64_t kAny = int64_t{1} << 32 | 4, kNot = 3;
-    std::vector<float> query(static_cast<size_t>(kBatch * dims));
-    std::vector<int64_t> program, exclude;
-    std::vector<int32_t> limits, status(kBatch, kStatusOk);
-    for (float& component : query) component = random.unit();
-    std::fill_n(query.begin(), dims, 0.0f);
-    query[static_cast<size_t>(2 * dims - 1)] = 3e38f;
-    query[static_cast<size_t>(3 * dims - 1)] = kNan;
-    for (int64_t b = 0; b < kBatch; ++b) {
-        const int64_t key = b % 4, length = key == 0 ? 0 : b % 3 == 0 ? 3 : 2;
-        program.insert(program.end(), {kFingerprint, length, kAny, key, kNot});
-        for (int64_t e = 0; e < kExclude; ++e) exclude.push_back(random.below(2) == 0 ? -1 : random.below(3 * rows));
-        limits.push_back(static_cast<int32_t>(random.below(std::min<int64_t>(clusters, 8))));
-        limits.push_back(static_cast<int32_t>(random.below(kMost + 1)));
-    }
-    for (const int64_t batch : {kBatch / 3, kBatch}) {
+// Requests of all kinds, searched under every set.
+void check_search(Random& random, int64_t dims, int64_t code_dims, int64_t clusters, float magnitude, bool by_row) {
+    const RandomIndex index(random, dims, code_dims, clusters, magnitude, by_row);
+    constexpr int64_t kBatch = 16, kMost = RandomRequests::kMost;
+    const RandomRequests requests(random, index, kBatch);
+    for (const int64_t batch : {kBatch / 4, kBatch}) {
         for (const int64_t count : {1, 5}) {
             threads = count;
-            struct Results {
-                std::vector<int32_t> rows, stats, status;
-                std::vector<int64_t> ids;
-                std::vector<uint32_t> scores;
-
-                bool operator==(const Results& other) const {
-                    return rows == other.rows && stats == other.stats && status == other.status && ids == other.ids &&
-                           scores == other.scores;
-                }
-            };
-            std::vector<Results> results;
+            std::vector<SearchRoom> results;
             for (const InstructionSet* set : sets) {
                 force_instruction_set(set->name);
-                const size_t cells = static_cast<size_t>(batch * kMost);
-                std::vector<float> scores(cells);
-                Results one;
-                one.rows.resize(cells);
-                one.ids.resize(cells);
-                one.stats.resize(static_cast<size_t>(4 * batch));
-                one.status.resize(static_cast<size_t>(batch));
-                const int64_t first = kBatch - batch;
-                cpu::search(
-                    {query.data() + first * dims, program.data() + first * kProgram, exclude.data() + first * kExclude,
-                     limits.data() + first * 2, status.data() + first, batch, kProgram, kExclude, kFingerprint},
-                    index, {0, 30, kMost, 40},
-                    {one.rows.data(), one.ids.data(), scores.data(), one.stats.data(), one.status.data(), kMost});
-                for (const float score : scores) one.scores.push_back(bits_of(score));
-                results.push_back(one);
+                results.emplace_back(batch, kMost);
+                cpu::search(requests.last(batch), index.view(), RandomRequests::kLimits, results.back().view());
             }
-            const Results& expected = results.back();
+            const SearchRoom& expected = results.back();
             for (size_t s = 0; s < sets.size(); ++s)
                 if (!(results[s] == expected))
                     fail(*sets[s], "search: dims " + std::to_string(dims) + " of which " + std::to_string(code_dims) +
@@ -578,6 +366,7 @@ int run() {
             check_scan_rows(random, groups, rows, count);
         }
     for (const int64_t groups : {64, 97, 1024}) check_scan_rows(random, groups, 9, 20);
+    for (int repeat = 0; repeat < 3; ++repeat) check_scan_rows(random, groups_of(kMaxDims) / 2, 3, 9);
     for (int64_t blocks = 0; blocks <= 40; ++blocks) check_take_sparse(random, blocks);
     check_every_half();
     for (int64_t dims = 1; dims <= 100; ++dims)
@@ -586,7 +375,8 @@ int run() {
     for (const int64_t count : {0, 1, 2, 7, 8, 9, 31, 64, 100, 513}) check_words(random, count);
     for (const float magnitude : {1.0f, 1e-30f, 1e34f})
         for (const auto& [dims, code_dims] : {std::pair{8, 8}, {50, 50}, {129, 129}, {64, 24}, {96, 31}})
-            check_search(random, dims, code_dims, 3 + random.below(90), magnitude);
+            for (const bool by_row : {false, true})
+                check_search(random, dims, code_dims, 3 + random.below(90), magnitude, by_row);
     std::printf("sets");
     for (const InstructionSet* set : sets) std::printf(" %s", set->name);
     std::printf("\ndigest %016llx\n", static_cast<unsigned long long>(digest));
