@@ -226,7 +226,7 @@ def _is_no_day(array: pa.Array, date_format: str) -> NDArray[np.bool_]:
     A month that stands behind the date takes the place of its own, and so does a time zone: in January every day is
     what it says.
     """
-    if not re.search(r"(?<!%)(%%)*%[de]", date_format):
+    if not re.search(r"(?<!%)(%%)*%[deDF]", date_format):
         return np.zeros(len(array), dtype=np.bool_)
     day, in_january = (
         pc.day(pc.strptime(_followed_by(array, text), format=f"{date_format} {more}", unit="us", error_is_null=True))

@@ -137,6 +137,13 @@ def test_every_day_of_a_format_and_no_other(date_format: str) -> None:
         )
 
 
+def test_a_date_in_one_directive_is_checked_too() -> None:
+    day = datetime.datetime(2024, 2, 29, tzinfo=UTC).timestamp()
+    for date_format, right, wrong in (("%F", "2024-02-29", "2023-02-29"), ("%D", "02/29/24", "02/30/24")):
+        assert values.seconds(pa.array([right]), date_format, "FILE").tolist() == [day]
+        fails(f"row 0, '{wrong}', is not of the format", values.seconds, pa.array([wrong]), date_format)
+
+
 def test_days_of_the_year_are_days() -> None:
     for kind in (pa.string(), pa.large_string()):
         found = values.seconds(pa.array(["2024-366", None], kind), "%Y-%j", "FILE")
