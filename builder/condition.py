@@ -44,7 +44,8 @@ class Condition:
     def __str__(self) -> str:
         if self.column is None:
             return "true"
-        return f"{self.column} {COMPARISONS[self.comparison][0]} {self.number:g}"
+        number = repr(self.number).removesuffix(".0")
+        return f"{self.column} {COMPARISONS[self.comparison][0]} {number}"
 
 
 def parse_condition(text: str | bool) -> Condition:

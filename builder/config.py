@@ -35,6 +35,8 @@ File = Annotated[Path, AfterValidator(absolute)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Auto = Literal["auto"]
 USER_ID = "user_id"
+TORCHSCRIPT_NAMES = frozenset({"bool", "NoneType"})  # that its compiler does not take for an argument's
+_RENAME = "rename the feature (column: keeps the file's name)"
 DEFAULT_TASK = "score"  # where a configuration names none: every interaction is positive
 
 
@@ -112,6 +114,8 @@ class UserFeature(_Model):
     @field_validator("name")
     @classmethod
     def _name(cls, name: str) -> str:
+        if name in TORCHSCRIPT_NAMES:
+            raise ValueError(f"{name!r} is no argument that TorchScript takes; {_RENAME}")
         return _feature_name(name)
 
     @property
@@ -227,8 +231,8 @@ class Training(_Model):
 
     start: Literal["random", "spectral"] = "random"
     epochs: int = Field(default=50, ge=0)
-    batch: int = Field(default=1024, ge=2)
-    negatives: int = Field(default=1024, ge=0)
+    batch: int = Field(default=1024, ge=2, lt=2**31)
+    negatives: int = Field(default=1024, ge=0, lt=2**31)
     learning_rate: float = Field(default=0.003, gt=0)
     temperature: float = Field(default=0.1, gt=0)
     patience: int = Field(default=3, ge=1)
@@ -486,7 +490,7 @@ class Config(_Model):
 
 def _feature_name(name: str) -> str:
     if name in RESERVED_NAMES:
-        raise ValueError(f"{name!r} is the name of another input; rename the feature (column: keeps the file's name)")
+        raise ValueError(f"{name!r} is the name of another input; {_RENAME}")
     if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
         raise ValueError(
             f"got {name!r}, expected a Python identifier that is no keyword and has no leading '_' "

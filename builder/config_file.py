@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ValidationError, ValidationInfo
 from builder.errors import ConfigError, did_you_mean
 
 M = TypeVar("M", bound=BaseModel)
+_WRITE_OUT = "YAML takes that for text: write it out, as 0.001 or 1000."
 
 
 class _Loader(yaml.SafeLoader):
@@ -30,6 +32,15 @@ class _Loader(yaml.SafeLoader):
                 )
             seen.add(key_node.value)
         return super().construct_mapping(node, deep=deep)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep=deep)
+        except (ValueError, KeyError) as error:  # of 2024-13-45, of an integer of thousands of digits
+            kind = node.tag.rpartition(":")[2]
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{_short(node.value)} is no {kind}", node.start_mark
+            ) from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -109,7 +120,12 @@ def _explain(fault: dict[str, Any], model: type[BaseModel]) -> tuple[str, str, s
     message = str(fault["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
     if kind == "value_error":
         return field, message, ""
-    return field, f"got {got}, expected {message}", ""
+    return field, f"got {got}, expected {message}", _WRITE_OUT if _is_number(fault["input"]) else ""
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is text that looks like a number: YAML 1.1 reads 1e-3 so."""
+    return isinstance(value, str) and re.fullmatch(r"[-+]?\d+\.?\d*[eE][-+]?\d+", value) is not None
 
 
 def _without_union_tags(location: list[Any], model: type[BaseModel]) -> list[Any]:

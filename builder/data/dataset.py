@@ -19,6 +19,7 @@ from client.hashing import UNKNOWN_KEY
 from client.schema import Feature
 
 UserColumn = CategoryColumn | NumberColumn
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,16 @@ def _read_users(users: Users, raw: RawEvents, keys: NDArray[np.int64]) -> tuple[
             known = np.where(missing, UNKNOWN_KEY, found.keys[rows])
             columns.append(CategoryColumn(Feature(feature.name, feature.kind, found.values), known))
         else:
-            numbers = np.where(missing, np.nan, values.numbers(array, place)[rows])
+            found_numbers = values.numbers(array, place)
+            beyond = np.abs(found_numbers) > FLOAT32_MAX
+            if beyond.any():
+                row = int(np.argmax(beyond))
+                raise DataError(
+                    f"row {row}, {found_numbers[row]:g}, is beyond float32, which requests carry",
+                    where=place,
+                    remedy="Leave it empty or clip it.",
+                )
+            numbers = np.where(missing, np.nan, found_numbers[rows])
             columns.append(NumberColumn(Feature(feature.name, feature.kind), numbers))
     count = int(missing.sum())
     return columns, [f"{count:,} users are not in {users.path.name}: their features are unknown"] if count else []

@@ -34,8 +34,10 @@ def read_table(path: Path, columns: Iterable[str], *, text: Iterable[str] = ()) 
             )
             return pa.csv.read_csv(path, convert_options=options)
         _check_columns(path, wanted, pa.parquet.ParquetDataset(path).schema.names)
-        return pa.parquet.read_table(path, columns=wanted)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
+        table = pa.parquet.read_table(path, columns=wanted)
+        table.validate(full=True)  # nothing else asks whether strings are UTF-8
+        return table
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OSError, UnicodeDecodeError) as error:
         form = "CSV" if _is_csv(path) else "Parquet"
         remedy = "" if path.suffix == ".parquet" else "Files named .csv or .csv.gz are read as CSV, others as Parquet."
         raise DataError(f"cannot be read as {form}: {error}", where=str(path), remedy=remedy) from error

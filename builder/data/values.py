@@ -5,6 +5,7 @@ Rows in error messages count from 0 and leave a header line out.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +31,7 @@ class Keys:
 
 
 def column(table: pa.Table, name: str) -> pa.Array:
-    """A column in one piece, dictionaries decoded."""
+    """A column in one piece, dictionaries decoded, strings in one of the two usual layouts."""
     combined = table.column(name).combine_chunks()
     if isinstance(combined, pa.ChunkedArray):  # too long for one array of 32-bit offsets
         combined = pa.concat_arrays(pc.cast(combined, _large(combined.type)).chunks)
@@ -95,8 +96,27 @@ def string_keys(values: list[str], where: str) -> NDArray[np.int64]:
 def tag_keys(array: pa.Array, separator: str | None, where: str) -> tuple[NDArray[np.int64], Keys]:
     """Tags in CSR form: offsets [N + 1] int64, and the keys, each row's ascending and distinct.
 
-    Lists of integers or strings, or strings split at `separator` and stripped of white space; empty strings and nulls
-    inside are left out. Raises DataError as `category_keys`, and for strings without a separator.
+    Lists of integers or strings, or strings split at `separator`; strings are stripped of white space, empty ones and
+    nulls inside are left out. Raises DataError as `category_keys`, and for strings without a separator.
+    """
+    lengths, flat = tag_values(array, separator, where)
+    found = category_keys(flat, where)
+    rows = np.repeat(np.arange(len(array)), lengths)
+    kept = ~_is_null(flat)
+    rows, keys = rows[kept], found.keys[kept]
+    order = np.lexsort((keys, rows))
+    rows, keys = rows[order], keys[order]
+    first = np.ones(len(rows), dtype=bool)
+    first[1:] = (np.diff(rows) != 0) | (np.diff(keys) != 0)
+    offsets = np.zeros(len(array) + 1, np.int64)
+    np.cumsum(np.bincount(rows[first], minlength=len(array)), out=offsets[1:])
+    return offsets, Keys(keys[first], found.values)
+
+
+def tag_values(array: pa.Array, separator: str | None, where: str) -> tuple[NDArray[np.int64], pa.Array]:
+    """How many tags each row has, [N] int64, and the tags behind one another, null where one is empty.
+
+    Takes and raises what `tag_keys` does.
     """
     if _is_string(array.type) or pa.types.is_null(array.type):
         if separator is None:
@@ -111,17 +131,7 @@ def tag_keys(array: pa.Array, separator: str | None, where: str) -> tuple[NDArra
     if _is_string(flat.type):
         flat = pc.utf8_trim_whitespace(flat)
         flat = pc.if_else(pc.equal(flat, ""), pa.scalar(None, flat.type), flat)
-    found = category_keys(flat, where)
-    rows = np.repeat(np.arange(len(array)), lengths)
-    kept = ~_is_null(flat)
-    rows, keys = rows[kept], found.keys[kept]
-    order = np.lexsort((keys, rows))
-    rows, keys = rows[order], keys[order]
-    first = np.ones(len(rows), dtype=bool)
-    first[1:] = (np.diff(rows) != 0) | (np.diff(keys) != 0)
-    offsets = np.zeros(len(array) + 1, np.int64)
-    np.cumsum(np.bincount(rows[first], minlength=len(array)), out=offsets[1:])
-    return offsets, Keys(keys[first], found.values)
+    return lengths, flat
 
 
 def numbers(array: pa.Array, where: str, *, of: str = "a number feature") -> NDArray[np.float64]:
@@ -159,7 +169,7 @@ def seconds(array: pa.Array, date_format: str | None, where: str) -> NDArray[np.
             raise DataError(f"a format reads strings, the column holds {kind}", where=where)
         elif not (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
             raise DataError(f"a date feature needs dates, timestamps or strings, got {kind}", where=where)
-        values = _float64(pc.cast(_microseconds(array), pa.float64(), safe=False)) / 1e6
+        values = _float64(pc.cast(_microseconds(array, where), pa.float64(), safe=False)) / 1e6
     beyond = (values < _SECONDS_FROM) | (values >= _SECONDS_TO)
     if beyond.any():
         row = int(np.argmax(beyond))
@@ -176,14 +186,14 @@ def order_times(array: pa.Array, where: str) -> NDArray[np.int64] | NDArray[np.f
     _refuse_nulls(array, where, "a time")
     if pa.types.is_integer(array.type):
         return _int64(array, where)
-    if pa.types.is_floating(array.type):
-        floats = numbers(array, where)
-        if np.isnan(floats).any():
-            raise DataError(f"row {int(np.argmax(np.isnan(floats)))} is NaN, not a time", where=where)
-        return floats
     if pa.types.is_timestamp(array.type):
         return np.asarray(pc.cast(array, pa.int64()).to_numpy())
-    return seconds(array, None, where)
+    is_floating = pa.types.is_floating(array.type)
+    times = numbers(array, where) if is_floating else seconds(array, None, where)
+    if np.isnan(times).any():
+        row = int(np.argmax(np.isnan(times)))
+        raise DataError(f"row {row} is {'NaN' if is_floating else 'blank'}, not a time", where=where)
+    return times
 
 
 def _parsed(array: pa.Array, date_format: str | None, where: str) -> pa.Array:
@@ -193,7 +203,7 @@ def _parsed(array: pa.Array, date_format: str | None, where: str) -> pa.Array:
     array = pc.if_else(pc.equal(trimmed, ""), pa.scalar(None, array.type), trimmed)
     if date_format is not None:
         parsed = pc.strptime(array, format=date_format, unit="us", error_is_null=True)
-        bad = _is_null(parsed) & ~_is_null(array)
+        bad = (_is_null(parsed) & ~_is_null(array)) | _is_no_day(array, date_format)
         if bad.any():
             row = int(np.argmax(bad))
             raise DataError(f"row {row}, {array[row].as_py()!r}, is not of the format {date_format!r}", where=where)
@@ -210,13 +220,37 @@ def _parsed(array: pa.Array, date_format: str | None, where: str) -> pa.Array:
     return pc.coalesce(without, pc.cast(with_zone, unit, safe=False))
 
 
-def _microseconds(array: pa.Array) -> pa.Array:
+def _is_no_day(array: pa.Array, date_format: str) -> NDArray[np.bool_]:
+    """[N]: where a month has no such day, which strptime takes for one of the next month: 30 February.
+
+    A month that stands behind the date takes the place of its own, and so does a time zone: in January every day is
+    what it says.
+    """
+    if not re.search(r"(?<!%)(%%)*%[deDF]", date_format):
+        return np.zeros(len(array), dtype=np.bool_)
+    day, in_january = (
+        pc.day(pc.strptime(_followed_by(array, text), format=f"{date_format} {more}", unit="us", error_is_null=True))
+        for text, more in (("+0000", "%z"), ("01 +0000", "%m %z"))
+    )
+    return np.asarray(pc.fill_null(pc.not_equal(day, in_january), False).to_numpy(zero_copy_only=False))
+
+
+def _followed_by(array: pa.Array, text: str) -> pa.Array:
+    return pc.binary_join_element_wise(array, pa.scalar(text, array.type), pa.scalar(" ", array.type))
+
+
+def _microseconds(array: pa.Array, where: str) -> pa.Array:
     zone = getattr(array.type, "tz", None)
-    return pc.cast(pc.cast(array, pa.timestamp("us", zone), safe=False), pa.int64())
+    try:
+        exact = pc.cast(array, options=pc.CastOptions(pa.timestamp("us", zone), allow_time_truncate=True))
+    except pa.ArrowInvalid as error:  # past int64, where it would begin again from the other end
+        raise DataError(f"holds a date beyond the years 1 to 9999: {error}", where=where) from error
+    return pc.cast(exact, pa.int64())
 
 
 def _decoded(array: pa.Array) -> pa.Array:
-    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+    array = array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+    return pc.cast(array, pa.large_string()) if pa.types.is_string_view(array.type) else array  # few functions take one
 
 
 def _large(kind: pa.DataType) -> pa.DataType:
@@ -228,7 +262,7 @@ def _large(kind: pa.DataType) -> pa.DataType:
 
 
 def _is_string(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _is_null(array: pa.Array) -> NDArray[np.bool_]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from builder.config import Items
 from builder.data.catalogue import Catalogue
 from builder.data.tables import read_table
-from builder.data.values import column
+from builder.data.values import column, tag_values
 
 MOST_VALUES = 50_000  # of one feature; the manifest stays readable, and a list of titles is no vocabulary
 
@@ -21,15 +20,9 @@ def string_values(items: Items, catalogue: Catalogue) -> dict[str, list[str]]:
         if not is_string[feature.name]:
             continue
         array = column(read_table(items.path, [feature.source], text=[feature.source]), feature.source)
-        if feature.separator is not None:
-            array = pc.split_pattern(array, feature.separator)
         if feature.kind == "tags":
-            array = array.flatten()
-        distinct = pc.unique(_trimmed(array) if feature.separator is not None else array).drop_null()
+            _, array = tag_values(array, feature.separator, f"{items.path}, column {feature.source!r}")
+        distinct = pc.unique(array).drop_null()
         if len(distinct) <= MOST_VALUES:
             found[feature.name] = sorted(value for value in distinct.to_pylist() if value)
     return found
-
-
-def _trimmed(array: pa.Array) -> pa.Array:
-    return pc.utf8_trim_whitespace(array)

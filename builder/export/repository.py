@@ -225,8 +225,13 @@ def _of_ranking(
 
 
 def _publish(written: list[tuple[Path, Path]]) -> None:
-    """Rename the folders, in order, and configure models that had no version; take all of it back if one fails."""
-    new = [version.parent for _, version in written if not (version.parent / CONFIGS["python"]).exists()]
+    """Rename the folders, in order, and configure models that had no version; take all of it back if one fails.
+
+    Where the last one, the retrieval model, had none, its ranking model has none either: if it is configured, then by
+    an export that was killed in between.
+    """
+    homes = [version.parent for _, version in written]
+    new = [home for home in homes if not all((path / CONFIGS["python"]).exists() for path in (home, homes[-1]))]
     renamed: list[Path] = []
     try:
         for partial, version in written:

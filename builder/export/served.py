@@ -61,7 +61,14 @@ def configured(home: Path) -> Configured | None:
         )
     parameters = {name: value.string_value for name, value in config.parameters.items()}
     previous, share = parameters.get(_PREVIOUS), parameters.get(SHARE_PARAMETER)
-    return Configured(named[0], int(previous) if previous else None, float(share) if share else None)
+    try:
+        return Configured(named[0], int(previous) if previous else None, float(share) if share else None)
+    except ValueError as error:
+        raise BuilderError(
+            f"says what no rollout writes: {error}",
+            where=str(path),
+            remedy="Write it anew with: builder promote VERSION --offline",
+        ) from error
 
 
 def configure(home: Path, version: Path, *, previous: int | None = None, share: float | None = None) -> None:

@@ -131,17 +131,18 @@ def select(
     there = (ids != -1) & (status == 0).unsqueeze(1)
     width = values.size(1)
     ids, order = torch.where(there, ids, NO_ID).topk(width, 1, largest=False)
-    values = torch.where(there & ~values.isnan(), values, float("-inf")).gather(1, order)
+    of_order = torch.where(there & ~values.isnan(), values, float("-inf")).gather(1, order)
     most = min(k, width)
-    values, best = values.topk(most, 1)  # equal ones by place, which is by id
+    _, best = of_order.topk(most, 1)  # equal ones by place, which is by id
     count = there.sum(1).clamp(max=most)
     counts = torch.arange(most, device=ids.device) < count.unsqueeze(1)
     place = order.gather(1, best).unsqueeze(2).expand(-1, -1, task_scores.size(2))
     tasks = torch.where(counts.unsqueeze(2), task_scores.gather(1, place), float("-inf"))
     found = torch.where(counts, ids.gather(1, best), -1)
+    scores = torch.where(counts, values.gather(1, order.gather(1, best)), float("-inf"))  # NaN is told as it is
     return (
         padded(found, k, -1),
-        padded(values, k, float("-inf")),
+        padded(scores, k, float("-inf")),
         padded(tasks, k, float("-inf")),
         count.to(torch.int32),
     )

@@ -21,6 +21,7 @@ from client.hashing import UNKNOWN_KEY
 
 INITIAL_STD = 0.1
 NUMBER_LIMIT = 5.0  # standard deviations; a served outlier must not drown the rest of the user
+SQUARED = (1e-150, 1e150)  # squares of smaller and larger numbers leave the range of float64
 SPARSE_ROWS = 500_000  # above, a step touches so few rows that gradients of them alone are faster
 
 
@@ -47,9 +48,8 @@ class NumberEncoder(nn.Module):
     def __init__(self, values: NDArray[np.float64], dims: int) -> None:
         super().__init__()
         self.limit = NUMBER_LIMIT  # TorchScript reads no global
-        known = values[~np.isnan(values)]
-        spread = float(known.std()) if len(known) else 0.0
-        self.register_buffer("mean", torch.tensor(float(known.mean()) if len(known) else 0.0, dtype=torch.float64))
+        mean, spread = _mean_and_spread(values[~np.isnan(values)])
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float64))
         self.register_buffer("scale", torch.tensor(spread if spread > 0 else 1.0, dtype=torch.float64))
         self.project = nn.Linear(2, dims, bias=False)
         nn.init.normal_(self.project.weight, std=INITIAL_STD)
@@ -62,6 +62,15 @@ class NumberEncoder(nn.Module):
         inputs = torch.cat([standard, missing.to(torch.float64)], dim=1)  # [B, 2]
         projected: Tensor = self.project(inputs.to(self.project.weight.dtype))
         return projected
+
+
+def _mean_and_spread(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Mean and standard deviation, 0 of none."""
+    if not len(values):
+        return 0.0, 0.0
+    largest = np.abs(values).max()
+    unit = 1.0 if largest == 0 or SQUARED[0] < largest < SQUARED[1] else largest
+    return float((values / unit).mean() * unit), float((values / unit).std() * unit)
 
 
 class UserTower(nn.Module):

@@ -166,7 +166,8 @@ class _Divide(_Binary):
 
 class _Power(_Binary):
     def compute(self, left: Tensor, right: Tensor) -> Tensor:
-        return torch.pow(left, right)
+        # The exporter to ONNX gives the power of a constant the constant's type, not that of the exponent.
+        return torch.pow(left.to(right.dtype) if left.dim() == 0 else left, right)
 
 
 class _Max(_Binary):

@@ -104,14 +104,13 @@ class StockServer:
     def start(self) -> None:
         """Start the server and wait until it is ready."""
         distribution = find_distribution()
-        homes = [path.parent for path in sorted(self.repository.glob("*/config.pbtxt"))]
-        if not homes:
+        if not self._homes():
             raise BuilderError(
                 f"{self.repository} holds no model (no */config.pbtxt); "
                 f"write one with: builder export ... --repository {self.repository}"
             )
         if self._gpu:
-            _require_configurations(homes)
+            _require_configurations(self._homes())
         self.grpc_port, self.http_port, self.metrics_port = _choose_ports(self.address, self._wanted)
         self._scratch = Path(tempfile.mkdtemp(prefix=_PREFIX))
         if self.log is None:
@@ -138,6 +137,10 @@ class StockServer:
             self._end_process()
             raise
 
+    def _homes(self) -> list[Path]:
+        """The folders of the models."""
+        return [path.parent for path in sorted(self.repository.glob("*/config.pbtxt"))]
+
     def _launch(self, distribution: Distribution) -> None:
         assert self._scratch is not None
         assert self.log is not None
@@ -151,7 +154,8 @@ class StockServer:
             *restricting_options(self.admin_key),
             "--disable-auto-complete-config",
             "--model-control-mode=explicit",  # what `builder promote` needs
-            "--load-model=*",
+            # Not `*`: a folder whose first version is being written, or was when the export was killed, would end it.
+            *(f"--load-model={home.name}" for home in self._homes()),
             *([f"--model-config-name={_ON_GPUS}"] if self._gpu else ()),
             f"--allow-gpu-metrics={str(self._gpu).lower()}",
             *METRICS_OPTIONS,

@@ -63,7 +63,7 @@ def read_state(repository: Path) -> ServerState:
         raise BuilderError(
             "is of a server that another user runs", where=str(path), remedy="Ask as that user."
         ) from error
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, OverflowError) as error:
         raise BuilderError(f"cannot be read: {error}", where=str(path), remedy=remedy) from error
     return state
 

@@ -168,7 +168,10 @@ def _train_towers(config: Config, dataset: Dataset, digest: int, out: Path, grou
     if group.first:
         out.mkdir(parents=True, exist_ok=True)
         if (out / CONFIG).exists() and (out / CHECKPOINT).exists():
-            _refuse_other_settings(config, Config.load(out / CONFIG), out)
+            before = Config.load(out / CONFIG)
+            _refuse_other_settings(config, before, out)
+            if config != before:  # no longer finished: what is written until then is not of one training
+                (out / REPORT).unlink(missing_ok=True)
         write_text(config.to_yaml(), out / CONFIG)
     torch.manual_seed(config.training.seed)
     user_tower, item_tower = build_towers(config, dataset)
@@ -325,7 +328,9 @@ def _damage_told(out: Path) -> Iterator[None]:
     """Tell what torch, NumPy and json raise for files that are cut short, changed or of other towers."""
     try:
         yield
-    except (ValueError, RuntimeError, KeyError, EOFError, OSError) as error:
+    except BuilderError:
+        raise
+    except Exception as error:  # there is no list of what they raise for any bytes
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise BuilderError(
             f"the run does not fit its data and settings, or is damaged: {reason}",

@@ -14,6 +14,8 @@ from builder.condition import Condition, parse_condition
         ("rating == 4", "rating == 4", [False, True, False, False]),
         ("rating != 4", "rating != 4", [True, False, True, False]),
         ("rating > -1", "rating > -1", [True, True, True, False]),
+        ("rating < 1700000001", "rating < 1700000001", [True, True, True, False]),
+        ("rating < 1e300", "rating < 1e+300", [True, True, True, False]),
     ],
 )
 def test_comparisons(text: str, written: str, holds: list[bool]) -> None:

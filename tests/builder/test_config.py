@@ -55,6 +55,16 @@ def test_round_trip(tmp_path: Path) -> None:
     ("added", "message"),
     [
         ("netwerk: {}", "FILE, netwerk: unknown key.\n  Did you mean 'network'? Known: name, data, tasks, embeddings"),
+        ("value: 2024-13-45", "FILE, line 6, column 8: is not YAML: '2024-13-45' is no timestamp"),
+        ("training: {epochs: " + "9" * 5000 + "}", "FILE, line 6, column 20: is not YAML: '99999"),
+        ("training: {epochs: !!int x}", "FILE, line 6, column 20: is not YAML: 'x' is no int"),
+        ("training: {compile: !!bool x}", "FILE, line 6, column 21: is not YAML: 'x' is no bool"),
+        (
+            "training: {learning_rate: 1e-3}",
+            "FILE, training.learning_rate: got '1e-3', expected a valid number\n  YAML takes that for text: write",
+        ),
+        ("training: {batch: 99999999999999999999}", "FILE, training.batch: got 99999999999999999999, expected less"),
+        ("training: {negatives: 99999999999999999999}", "FILE, training.negatives: got 99999999999999999999, expected"),
         (
             "network: {dimz: 3}",
             "FILE, network.dimz: unknown key.\n  Did you mean 'dims'? Known: dims, history, user_id, pool",
@@ -168,6 +178,13 @@ def test_feature_names(tmp_path: Path, name: str, message: str, table: str) -> N
     old = "genres" if table == "items" else "age"
     found = fault(tmp_path, TRAINED.replace(f"name: {old}", f"name: {name}"))
     assert found.startswith(f"FILE, data.{table}.features[0].name: {message}")
+
+
+@pytest.mark.parametrize("name", ["bool", "NoneType"])
+def test_user_features_are_arguments_of_torchscript(tmp_path: Path, name: str) -> None:
+    found = fault(tmp_path, TRAINED.replace("name: age", f"name: {name}"))
+    assert f"{name!r} is no argument that TorchScript takes; rename the feature (column: keeps" in found
+    assert load(tmp_path, TRAINED.replace("name: genres", f"name: {name}")).items.features[0].name == name
 
 
 def test_feature_faults(tmp_path: Path) -> None:

@@ -84,6 +84,8 @@ def test_faults(tmp_path: Path) -> None:
         read(tmp_path, users={"id": ["1"], "age": [1], "job": ["x"]})
     with pytest.raises(DataError, match="column 'age': a number feature needs numbers, got string"):
         read(tmp_path, users={"id": [1], "age": ["1"], "job": ["x"]})
+    with pytest.raises(DataError, match=r"column 'age': row 1, -1e\+39, is beyond float32, which requests carry\n"):
+        read(tmp_path, users={"id": [1, 2], "age": [3.4e38, -1e39], "job": ["x", "y"]})
     with pytest.raises(DataError, match="holds no users"):
         read(tmp_path, users={"id": pa.array([], pa.int64()), "age": pa.nulls(0), "job": pa.nulls(0)})
     with pytest.raises(DataError, match=r"test\.parquet: user ids are strings, in .*train\.parquet integers"):

@@ -62,3 +62,18 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "twice.csv").write_text("id,id\n1,2\n")
     with pytest.raises(DataError, match="column 'id' stands there twice"):
         read_table(tmp_path / "twice.csv", ["id"])
+
+
+def test_text_that_is_not_utf_8_is_told(tmp_path: Path) -> None:
+    """Arrow neither writes nor shows it, and reads it all the same."""
+    damaged = pa.Array.from_buffers(pa.string(), 2, [None, pa.py_buffer(bytes([0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0])),
+                                                     pa.py_buffer(b"a\xff")])  # fmt: skip
+    lists = pa.ListArray.from_arrays(pa.array([0, 1, 2]), damaged)
+    pq.write_table(pa.table({"id": [1, 2], "name": damaged, "tags": lists}), tmp_path / "t.parquet")
+    for name in ("name", "tags"):
+        with pytest.raises(DataError, match=r"cannot be read as Parquet: .*UTF8"):
+            read_table(tmp_path / "t.parquet", ["id", name])
+    assert read_table(tmp_path / "t.parquet", ["id"])["id"].to_pylist() == [1, 2]
+    (tmp_path / "t.csv").write_bytes(b"id,caf\xe9\n1,2\n")
+    with pytest.raises(DataError, match=r"cannot be read as CSV: .*utf-8"):
+        read_table(tmp_path / "t.csv", ["id"])

@@ -1,4 +1,5 @@
 import datetime
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -37,8 +38,9 @@ def test_category_keys() -> None:
     for kind in (pa.string(), pa.large_string()):
         found = values.category_keys(pa.array(["b", None, "", "b"], kind), "FILE")
         assert (found.keys.tolist(), found.values) == (expected, "string")
-    dictionary = pa.table({"c": pa.array(["b", None, "", "b"]).dictionary_encode()})
-    assert values.category_keys(values.column(dictionary, "c"), "FILE").keys.tolist() == expected
+    for array in (pa.array(["b", None, "", "b"]).dictionary_encode(), pa.array(["b", None, "", "b"], pa.string_view())):
+        column = values.column(pa.table({"c": array}), "c")
+        assert values.category_keys(column, "FILE").keys.tolist() == expected
     assert values.category_keys(pa.nulls(2), "FILE").keys.tolist() == [UNKNOWN_KEY] * 2
     fails("must be integers or strings, got double", values.category_keys, pa.array([1.5]))
     fails("row 1 is -9223372036854775808, the key that", values.category_keys, pa.array([1, UNKNOWN_KEY]))
@@ -63,8 +65,11 @@ def test_tags() -> None:
     a, b = string_key("a"), string_key("b")
     assert (found.keys.tolist(), found.values) == ([*sorted([a, b]), a], "string")
     dictionary = pa.DictionaryArray.from_arrays(pa.array([0, 1, 0]), pa.array(["a", "b"]))
-    offsets, found = values.tag_keys(pa.ListArray.from_arrays(pa.array([0, 1, 3]), dictionary), None, "FILE")
-    assert found.keys.tolist() == [a, *sorted([a, b])]
+    for flat in (dictionary, pa.array(["a", "b", "a"], pa.string_view())):
+        offsets, found = values.tag_keys(pa.ListArray.from_arrays(pa.array([0, 1, 3]), flat), None, "FILE")
+        assert found.keys.tolist() == [a, *sorted([a, b])]
+    none, found = values.tag_keys(pa.nulls(2), "|", "FILE")
+    assert (none.tolist(), found.keys.tolist(), found.values) == ([0, 0, 0], [], "string")
     fails("tags are strings here", values.tag_keys, strings, None)
     fails("a separator splits strings", values.tag_keys, pa.array([[1]]), "|")
     fails("tags must be lists", values.tag_keys, pa.array([1]), None)
@@ -104,7 +109,45 @@ def test_dates() -> None:
     fails("not an ISO 8601 date: .*31.1.95", values.seconds, pa.array(["31.1.95"]), None)
     fails("a format reads strings", values.seconds, pa.array([1]).cast(pa.timestamp("s")), "%Y")
     fails("beyond the years", values.seconds, pa.array([0, 791_510_400_000]), None)
+    for far in (
+        pa.scalar(2**63 - 1, pa.timestamp("ms")),
+        pa.scalar(2**44, pa.timestamp("s")),
+        pa.scalar(-(2**31), pa.date32()),
+    ):
+        fails("beyond the years 1 to 9999: .*out of bounds", values.seconds, pa.array([far]), None)
     fails("needs dates", values.seconds, pa.array([1.5]), None)
+
+
+@pytest.mark.parametrize("date_format", ["%Y-%m-%d", "%e %B %Y", "100%% %d.%m.%y %H:%M %z", "%Y%m%d"])
+def test_every_day_of_a_format_and_no_other(date_format: str) -> None:
+    """February, leap years and zones that turn the last of a month into the first of the next."""
+    days = [datetime.datetime(1999, 12, 1, tzinfo=UTC) + datetime.timedelta(days=day) for day in range(500)]
+    if "%z" in date_format:
+        days = [day.replace(tzinfo=datetime.timezone(datetime.timedelta(hours=day.day % 25 - 12))) for day in days]
+    written = [day.strftime(date_format) for day in days]
+    assert values.seconds(pa.array(written), date_format, "FILE").tolist() == [day.timestamp() for day in days]
+    for month, day in ((2, 30), (2, 31), (4, 31), (11, 31), (2, 29)):
+        first = datetime.datetime(2001, month, 1, tzinfo=UTC)
+        text = first.strftime(date_format.replace("%d", str(day)).replace("%e", str(day)))
+        fails(
+            re.escape(f"row 1, '{text}', is not of the format"),
+            values.seconds,
+            pa.array([written[0], text]),
+            date_format,
+        )
+
+
+def test_a_date_in_one_directive_is_checked_too() -> None:
+    day = datetime.datetime(2024, 2, 29, tzinfo=UTC).timestamp()
+    for date_format, right, wrong in (("%F", "2024-02-29", "2023-02-29"), ("%D", "02/29/24", "02/30/24")):
+        assert values.seconds(pa.array([right]), date_format, "FILE").tolist() == [day]
+        fails(f"row 0, '{wrong}', is not of the format", values.seconds, pa.array([wrong]), date_format)
+
+
+def test_days_of_the_year_are_days() -> None:
+    for kind in (pa.string(), pa.large_string()):
+        found = values.seconds(pa.array(["2024-366", None], kind), "%Y-%j", "FILE")
+        np.testing.assert_array_equal(found, [datetime.datetime(2024, 12, 31, tzinfo=UTC).timestamp(), np.nan])
 
 
 def test_order_times() -> None:
@@ -114,4 +157,5 @@ def test_order_times() -> None:
     assert values.order_times(pa.array([0.5]), "FILE").tolist() == [0.5]
     assert values.order_times(pa.array(["1970-01-02"]), "FILE").tolist() == [86_400]
     fails("row 0 is NaN", values.order_times, pa.array([np.nan]))
+    fails("row 1 is blank, not a time", values.order_times, pa.array(["1970-01-02", " "]))
     fails("row 1 lacks a time", values.order_times, pa.array([1, None]))

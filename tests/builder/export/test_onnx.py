@@ -31,7 +31,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "query": {"value": "watch * 2 - 0.1 * coalesce(price, 1)", "diversity": {"at_most": {"tags": 2}, "mmr": 0.75}},
     "mean, mlp, groups": {"tower": "mean", "rerank": "mlp", "grouped": True},
     "attention, graph": {"tower": "attention", "rerank": "graph", "diversity": {"at_most": {"colour": 3}, "mmr": None}},
-    "mol": {"rerank": "mol", "value": "max(watch, buy)"},
+    "mol": {"rerank": "mol", "value": "max(0.5 ** watch, buy)"},
     "groups": {"tower": "mean", "grouped": True, "columns": ()},
 }
 

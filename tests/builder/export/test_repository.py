@@ -19,6 +19,7 @@ from builder.export import repository as module
 from builder.export.artifact import Source, export
 from builder.export.manifest import verify
 from builder.export.repository import find_version, versions
+from builder.export.served import configured
 from builder.export.sources import read_source
 from tests.builder.artifacts import listing, version_listing
 
@@ -194,3 +195,20 @@ def test_a_manifest_says_what_is_there(source: Source, tmp_path: Path) -> None:
     assert manifest["schema"]["query_dims"] == 4
     for name, entry in manifest["files"].items():
         assert entry["bytes"] == (version / name).stat().st_size
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+def test_an_export_killed_between_both_models_leaves_no_ranking_model_of_another_version(
+    renamed: bool, source: Source, tmp_path: Path
+) -> None:
+    """The first version: its ranking model is there and configured, the retrieval model is not."""
+    home = export(source, tmp_path).parent
+    shutil.rmtree(home / "configs")
+    (home / "config.pbtxt").unlink()
+    if not renamed:
+        shutil.rmtree(home)
+    assert export(source, tmp_path).name == "2"
+    for name in ("retrieval", "retrieval_rank"):
+        served = configured(tmp_path / name)
+        assert served is not None
+        assert served.version == 2

@@ -129,6 +129,17 @@ def test_what_is_left_beside_for_nobody_goes_before_a_server_starts(repository: 
     assert [name for name in listing(repository) if name != ".rollout.lock"] == there
 
 
+@pytest.mark.parametrize("parameter", ["previous", "share"])
+def test_what_no_rollout_writes_is_told_and_mended(repository: Path, parameter: str) -> None:
+    path = repository / "retrieval" / "config.pbtxt"
+    with path.open("a") as file:
+        file.write(f'parameters {{ key: "{parameter}" value {{ string_value: "one" }} }}\n')
+    with pytest.raises(BuilderError, match=r"config.pbtxt: says what no rollout writes: .*'one'\n.* --offline"):
+        state(repository, "retrieval")
+    assert choose(repository, "retrieval", 1) == 1
+    assert state(repository, "retrieval").served == Configured(1, None, None)
+
+
 def test_one_rollout_at_a_time(repository: Path) -> None:
     with (
         rollout_lock(repository),

@@ -7,7 +7,7 @@ from torch import Tensor
 from builder.data.columns import CategoryColumn, NumberColumn, TagsColumn
 from builder.network import towers
 from builder.network.history import AttentionPooling
-from builder.network.towers import ItemTower, UserTower
+from builder.network.towers import ItemTower, NumberEncoder, UserTower
 from client.hashing import UNKNOWN_KEY
 from client.schema import Feature
 
@@ -183,3 +183,16 @@ def test_large_tables_have_sparse_gradients(monkeypatch: pytest.MonkeyPatch) -> 
     assert tower.ids.weight.grad is not None
     assert tower.ids.weight.grad.is_sparse
     assert tower.ids.weight.grad.coalesce().indices().tolist() == [[3]]
+
+
+@pytest.mark.parametrize("largest", [1e308, 1e200, 1.0, 1e-310])
+def test_numbers_of_any_size_are_standardised(largest: float) -> None:
+    encoder = NumberEncoder(np.array([1.0, -1.0, 0.5, -0.5, np.nan]) * largest, 4)
+    expected = NumberEncoder(np.array([1.0, -1.0, 0.5, -0.5, np.nan]), 4)
+    with torch.no_grad():
+        expected.project.weight.copy_(encoder.project.weight)
+        for value in (1.0, 0.25, -0.9):
+            found = encoder(torch.tensor([[value * largest]], dtype=torch.float64))
+            torch.testing.assert_close(found, expected(torch.tensor([[value]], dtype=torch.float64)))
+    same = NumberEncoder(np.full(3, largest), 4)
+    torch.testing.assert_close(same(torch.tensor([[largest]], dtype=torch.float64)), torch.zeros(1, 4))

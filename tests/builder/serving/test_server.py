@@ -236,6 +236,23 @@ def test_the_reason_of_an_early_exit_is_shown(repository: Path, tmp_path: Path, 
 
 
 @pytest.mark.server
+def test_the_first_version_of_another_model_is_no_hindrance(repository: Path, tmp_path: Path, scratch: Path) -> None:
+    """While it is written, or where its export was killed."""
+    here = Path(shutil.copytree(repository, tmp_path / "repository"))
+    shutil.copytree(here / "retrieval" / "1", here / "shop" / ".partial-1")
+    with StockServer(here, log=tmp_path / "log") as server:
+        family(server)
+        assert first_id(server.url) == exact(VECTORS, VECTORS[3], 1)[0]
+        with ModelControl(server.url, server.admin_headers) as control:
+            served = {"retrieval": [1], "retrieval_rank": [1]}
+            assert control.loaded() == served
+            (here / "shop" / ".partial-1").rename(here / "shop" / "1")
+            assert choose(here, "shop", 1) == 1
+            control.load("shop", 1)
+            assert control.loaded() == {**served, "shop": [1]}
+
+
+@pytest.mark.server
 def test_waiting_can_be_cancelled_and_ends(repository: Path, tmp_path: Path, scratch: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         StockServer(repository, log=tmp_path / "log", cancelled=lambda: True).start()

@@ -49,7 +49,8 @@ def test_a_server_that_is_not_there_is_told_with_the_remedy(tmp_path: Path) -> N
     path.write_text(json.dumps({"url": "a:1", "http": None, "metrics": None, "pid": ended.pid, "admin_key": "k"}))
     with pytest.raises(BuilderError, match=f"process {ended.pid}, has ended"):
         read_state(tmp_path)
-    for text in ("", "[]", '{"url": 1}', "\xff"):
+    far = json.dumps({"url": "a:1", "http": None, "metrics": None, "pid": 10**30, "admin_key": "k"})
+    for text in ("", "[]", '{"url": 1}', "\xff", far):
         path.write_text(text)
         with pytest.raises(BuilderError, match=r"\.server\.json: cannot be read"):
             read_state(tmp_path)

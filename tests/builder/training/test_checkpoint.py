@@ -1,6 +1,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -50,3 +51,22 @@ def test_other_files_are_refused_and_nothing_in_them_runs(tmp_path: Path, monkey
             checkpoint.restore(path, CPU)
     with pytest.raises(BuilderError, match="cannot be read as a checkpoint"):
         checkpoint.restore(tmp_path / "none.pt", CPU)
+
+
+def test_bytes_changed_anywhere_are_told_or_read(tmp_path: Path) -> None:
+    """Whatever torch's reader raises for them."""
+    path = tmp_path / "state.pt"
+    checkpoint.save({"a": torch.arange(3), "b": {"c": [1.5, "text"]}, "e": None}, path)
+    whole, seed = path.read_bytes(), 4
+    rng = np.random.default_rng(seed)
+    pickled = whole.index(b"data.pkl")
+    told = 0
+    for _ in range(300):
+        damaged = bytearray(whole)
+        damaged[pickled + int(rng.integers(0, 200))] = int(rng.integers(0, 256))
+        path.write_bytes(damaged)
+        try:
+            checkpoint.restore(path, CPU)
+        except BuilderError as error:
+            told += str(path) in str(error)
+    assert told > 50, f"seed {seed}"

@@ -172,6 +172,29 @@ def test_resuming_a_finished_run_changes_nothing(trained: Path, data: Path) -> N
     assert contents() == before
 
 
+def test_a_finished_run_that_goes_on_is_not_finished(
+    trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed when it has found better towers: those are not the towers of the item vectors that are there."""
+    out = Path(shutil.copytree(trained, tmp_path / "run"))
+    longer = config(data, training={**SETTINGS["training"], "epochs": 30, "patience": 30})
+    save = checkpoint.save
+
+    def killing_save(state: dict[str, Any], path: Path) -> None:
+        save(state, path)
+        if path.name == run.TOWERS:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "save", killing_save)
+        with pytest.raises(KeyboardInterrupt):
+            run.train(longer, out, True)
+    with pytest.raises(BuilderError, match=r"the run is not finished\n  Finish it with builder train --resume"):
+        run.load(out)
+    run.train(longer, out, True)
+    assert run.load(out).figures["epochs"] == 30
+
+
 def test_refusals(trained: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(BuilderError, match=r"a run stands there already\n  Go on with --resume"):
         run.train(config(data), trained, False)
@@ -303,6 +326,7 @@ def test_movielens_is_learned(pooling: str, real_data: Path, tmp_path: Path) -> 
     ("name", "content"),
     [
         (run.VECTORS, b"\x93NUMPY\x01\x00v\x00{'descr': '<f4'"),
+        (run.VECTORS, b"\x93NUMPY\x01\x00\x08\x00{'descr:"),  # NumPy's tokenizer gives up
         (run.REPORT, b'{"figures": {'),
         (run.TOWERS, b"PK\x03\x04 cut short"),
     ],
