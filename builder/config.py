@@ -492,7 +492,10 @@ def _feature_name(name: str) -> str:
     if name in RESERVED_NAMES:
         raise ValueError(f"{name!r} is the name of another input; {_RENAME}")
     if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
-        raise ValueError(f"got {name!r}, expected a Python identifier that is no keyword and has no leading '_'")
+        raise ValueError(
+            f"got {name!r}, expected a Python identifier that is no keyword and has no leading '_' "
+            "(column: keeps the file's name)"
+        )
     return name
 
 

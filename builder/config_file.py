@@ -50,7 +50,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", where=str(path)) from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"is not UTF-8: {error}", where=str(path)) from error
+        raise ConfigError(
+            f"is not UTF-8: {error}",
+            where=str(path),
+            remedy="Expected the text of a retrieval.yaml; data files and vectors are named in it.",
+        ) from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""

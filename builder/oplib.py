@@ -21,6 +21,7 @@ import torch
 
 from builder.errors import OplibError
 from builder.nvcc import Nvcc, find_nvcc
+from builder.progress import say
 
 LIBRARY_NAME = "libsilvertriton_ops.so"
 LIBRARY_VARIABLE = "SILVERTRITON_OPS_LIBRARY"
@@ -59,6 +60,7 @@ def library_path() -> Path:
     nvcc = find_nvcc()
     library = cache_folder() / _fingerprint(compiler(), nvcc) / LIBRARY_NAME
     if not library.is_file():
+        say(f"Compiling the operators for {_processors(nvcc)}: once, later commands find them in {cache_folder()}")
         build(library, nvcc=nvcc)
     return library
 
@@ -149,6 +151,10 @@ def link_flags() -> list[str]:
     # The run path lets the library be preloaded into a process that has no torch yet.
     folder = torch_library_folder()
     return [f"-L{folder}", "-ltorch_cpu", f"-Wl,-rpath,{folder}", "-Wl,-z,defs"]
+
+
+def _processors(nvcc: Nvcc | None) -> str:
+    return "the CPU" if nvcc is None else f"the CPU and CUDA ({nvcc.name()}), which takes a minute or more"
 
 
 def _fingerprint(command: Sequence[str], nvcc: Nvcc | None) -> str:

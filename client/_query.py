@@ -139,10 +139,12 @@ def _count(text: str) -> int:
 
 def _vector(path: str) -> NDArray[Any]:
     try:
-        vector: NDArray[Any] = np.load(Path(path), allow_pickle=False)
+        loaded = np.load(Path(path), allow_pickle=False)
     except Exception as error:  # for a damaged header NumPy raises tokenizer and type errors too
         raise argparse.ArgumentTypeError(f"{path} is no .npy array: {error}") from error
-    return vector
+    if not isinstance(loaded, np.ndarray):
+        raise argparse.ArgumentTypeError(f"{path} is no .npy array, but an archive of several")
+    return loaded
 
 
 def _user(parser: argparse.ArgumentParser, pairs: list[tuple[str, str]], schema: Schema) -> dict[str, Any] | None:
@@ -154,10 +156,15 @@ def _user(parser: argparse.ArgumentParser, pairs: list[tuple[str, str]], schema:
         integer = feature is not None and feature.values == "integer"
         number = feature is not None and feature.kind == "number"
         try:
-            user[name] = int(value) if integer else float(value) if number else value
+            user[name] = _integer(value) if integer else float(value) if number else value
         except ValueError:
             parser.error(f"argument --user: {name}: got {value!r}, expected {'an integer' if integer else 'a number'}")
     return user or None
+
+
+def _integer(text: str) -> int:
+    """A category of integers; of a column of booleans it is 1 or 0."""
+    return {"true": 1, "false": 0}[text.lower()] if text.lower() in ("true", "false") else int(text)
 
 
 def _json(value: Any) -> str:
@@ -207,10 +214,15 @@ def _table(result: Retrieval | Ranking) -> str:
     tasks = result.task_names if len(result.task_names) > 1 else ()
     lines = [["", "item", "score", *tasks]]
     for place, hit in enumerate(result, start=1):
-        lines.append([str(place), str(hit.item_id), f"{hit.score:.4f}", *(f"{hit.tasks[name]:.4f}" for name in tasks)])
+        lines.append([str(place), str(hit.item_id), _number(hit.score), *(_number(hit.tasks[name]) for name in tasks)])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     shown = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
     return "\n".join([*shown, _summary(result)])
+
+
+def _number(value: float) -> str:
+    """Four decimals, or four digits of what is smaller: probabilities of rare events."""
+    return f"{value:.4f}" if abs(value) >= 0.1 or value == 0 else f"{value:.4g}"
 
 
 def _summary(result: Retrieval | Ranking) -> str:

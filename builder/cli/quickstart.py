@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from builder import ops
 from builder.cli.options import DEFAULT_MODEL
 from builder.config import USER_ID, Config
 from builder.data.columns import NumberColumn, TagsColumn
@@ -62,7 +63,7 @@ def command(dataset: str, data: Path | None, keep_serving: bool, work_dir: Path)
 
     A second run keeps the trained towers and is done in seconds.
     """
-    _compile_operators()
+    ops.load()  # compiled, if need be, before anything else
     config = Config.load(_dataset(dataset, data, work_dir / "datasets"))
     run = load(train(config, work_dir / "runs" / config.name, resume=True))
     repository = work_dir / "model_repository"
@@ -85,13 +86,6 @@ def command(dataset: str, data: Path | None, keep_serving: bool, work_dir: Path)
     finally:
         server.stop()
         console.print("server stopped")
-
-
-def _compile_operators() -> None:
-    from builder.oplib import library_path
-
-    with step("Compiling the operators"):
-        library_path()
 
 
 def _dataset(name: str, source: Path | None, folder: Path) -> Path:

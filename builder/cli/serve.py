@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -13,7 +14,7 @@ import click
 
 from builder.cli.options import admin_key_option, repository_option
 from builder.progress import step
-from builder.serving.state import STATE_FILE, read_key
+from builder.serving.state import STATE_FILE, one_server, read_key
 from client.schema import RANKING_SUFFIX
 
 
@@ -82,40 +83,41 @@ def command(
     from builder.serving.supervise import supervise
 
     admin_key = read_key(admin_key_file)
-    tidy(repository)
-    if not no_verify:
-        _verify(repository)
-    stopping = threading.Event()
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        stopping.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
     writable = os.access(repository, os.W_OK)
     if repository.exists() and not writable:
         click.echo(f"warning: {repository} is not writable; no {STATE_FILE} tells of this server", err=True)
-    server = StockServer(
-        repository,
-        log=log or repository / ".server.log",
-        address=address,
-        grpc_port=grpc_port,
-        http_port=http_port,
-        metrics_port=metrics_port,
-        admin_key=admin_key,
-        state=repository / STATE_FILE if writable else None,
-        gpu=gpu,
-        options=[*(tracing_options(trace, trace_rate) if trace is not None else ()), *options],
-        cancelled=stopping.is_set,
-    )
-    with step("Loading models"):
-        server.start()
-    try:
-        protocol = "gRPC" if grpc_port is not None else "HTTP"
-        click.echo(f"serving {repository} on {server.url} ({protocol}), log in {server.log}; Ctrl-C stops it")
-        supervise(server, stopping, lambda text: click.echo(text, err=True), restart=restart)
-    finally:
-        server.stop()
+    with one_server(repository) if writable else contextlib.nullcontext():
+        tidy(repository)
+        if not no_verify:
+            _verify(repository)
+        stopping = threading.Event()
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            stopping.set()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, stop)
+        server = StockServer(
+            repository,
+            log=log or repository / ".server.log",
+            address=address,
+            grpc_port=grpc_port,
+            http_port=http_port,
+            metrics_port=metrics_port,
+            admin_key=admin_key,
+            state=repository / STATE_FILE if writable else None,
+            gpu=gpu,
+            options=[*(tracing_options(trace, trace_rate) if trace is not None else ()), *options],
+            cancelled=stopping.is_set,
+        )
+        with step("Loading models"):
+            server.start()
+        try:
+            protocol = "gRPC" if grpc_port is not None else "HTTP"
+            click.echo(f"serving {repository} on {server.url} ({protocol}), log in {server.log}; Ctrl-C stops it")
+            supervise(server, stopping, lambda text: click.echo(text, err=True), restart=restart)
+        finally:
+            server.stop()
     click.echo("stopped")
 
 

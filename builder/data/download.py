@@ -20,7 +20,9 @@ def download(url: str) -> bytes:
             return content
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, OSError) as error:
         raise DownloadError(
-            f"cannot be downloaded: {error}", where=url, remedy="Fetch it yourself and give the folder it lies in."
+            f"cannot be downloaded: {error}",
+            where=url,
+            remedy="Fetch it yourself and give the folder it lies in with --data.",
         ) from error
 
 

@@ -39,7 +39,8 @@ def read_table(path: Path, columns: Iterable[str], *, text: Iterable[str] = ()) 
         return table
     except (pa.ArrowInvalid, pa.ArrowTypeError, OSError, UnicodeDecodeError) as error:
         form = "CSV" if _is_csv(path) else "Parquet"
-        raise DataError(f"cannot be read as {form}: {error}", where=str(path)) from error
+        remedy = "" if path.suffix == ".parquet" else "Files named .csv or .csv.gz are read as CSV, others as Parquet."
+        raise DataError(f"cannot be read as {form}: {error}", where=str(path), remedy=remedy) from error
 
 
 def _is_csv(path: Path) -> bool:
@@ -53,6 +54,12 @@ def _csv_header(path: Path) -> list[str]:
 
 def _check_columns(path: Path, wanted: list[str], there: list[str]) -> None:
     missing = [name for name in wanted if name not in there]
+    if missing and len(there) == 1 and _is_csv(path) and (separators := [one for one in ";\t|" if one in there[0]]):
+        raise DataError(
+            f"one column, {there[0]!r}: commas separate fields here, not {separators[0]!r}",
+            where=str(path),
+            remedy="Write it with commas, or as Parquet.",
+        )
     if missing:
         raise DataError(f"no column {missing[0]!r}", where=str(path), remedy=did_you_mean(missing[0], there))
     twice = [name for name in wanted if there.count(name) > 1]

@@ -55,6 +55,8 @@ def versions(repository: Path, model: str) -> list[Path]:
 
 def find_version(repository: Path, model: str, version: int | None = None) -> Path:
     """A given or the newest version directory. Raises `BuilderError` listing what there is."""
+    if not repository.is_dir():
+        raise BuilderError(f"{repository} is no directory; give the model repository with --repository")
     found = versions(repository, model)
     wanted = [path for path in found if version is None or int(path.name) == version]
     if wanted:

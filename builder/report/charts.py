@@ -179,7 +179,7 @@ def numbers(draw: Drawer, values: NDArray[np.float64], *, dates: bool) -> str:
     with draw.axes() as (axes, finish):
         if dates and YEARS[0] < edges[0] and edges[-1] < YEARS[1]:
             days = date2num(edges.astype("datetime64[s]"))
-            locator = AutoDateLocator(minticks=3, maxticks=6)
+            locator = AutoDateLocator(minticks=2, maxticks=6)  # with 3, no interval fits some ranges, such as 29 months
             axes.stairs(heights, days, fill=True, color=BLUE, alpha=0.85)
             axes.xaxis.set_major_locator(locator)
             axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, show_offset=False))

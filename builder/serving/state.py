@@ -6,11 +6,14 @@ administer the server find address and key there.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import re
 import secrets
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -72,6 +75,36 @@ def remove_state(path: Path, pid: int) -> None:
             path.unlink()
     except (OSError, ValueError, KeyError, TypeError):
         pass  # gone, or another's
+
+
+@contextlib.contextmanager
+def one_server(repository: Path) -> Iterator[None]:
+    """One server of a repository on this host at a time: a second would write over the log and the state of the first.
+
+    The lock ends with the process. Raises BuilderError if another has it.
+    """
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError):  # no folder, of which the server tells, or a file system without locks
+            descriptor = os.open(repository, os.O_RDONLY | os.O_DIRECTORY)
+            held.callback(os.close, descriptor)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise BuilderError(
+                    f"is served already{_reached(repository)}",
+                    where=str(repository),
+                    remedy="Stop that server, or serve a copy of the repository.",
+                ) from error
+        yield
+
+
+def _reached(repository: Path) -> str:
+    """Where the server of a repository is reached, as far as it has told yet."""
+    try:
+        state = read_state(repository)
+    except BuilderError:
+        return ""
+    return f", on {state.url or state.http}"
 
 
 def admin_headers(key: str) -> dict[str, str]:

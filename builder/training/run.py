@@ -27,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from builder import progress
+from builder import ops, progress
 from builder.config import Config
 from builder.data.catalogue import Catalogue
 from builder.data.columns import take
@@ -245,6 +245,7 @@ def _train_reranker(
         raise ValueError("no reranker is configured")
     cpu = torch.device("cpu")
     vectors = np.load(out / VECTORS, mmap_mode="r")
+    ops.load()  # where they are to be compiled first, it takes a while that is no step's
     with progress.step("Neighbours of items"):
         width = config.rerank.neighbours if config.network.history else 0
         graph = item_neighbours(dataset.train, len(dataset.catalogue), width)
@@ -298,7 +299,9 @@ def load(out: Path) -> TrainedRun:
         raise BuilderError(
             "the run is not finished" if unfinished else "no run there",
             where=str(out),
-            remedy="Finish it with builder train --resume." if unfinished else "Train one with builder train.",
+            remedy=f"Finish it with: builder train CONFIG --out {out} --resume"
+            if unfinished
+            else "Train one with builder train.",
         )
     config = Config.load(out / CONFIG)
     dataset = _read(config)

@@ -145,7 +145,9 @@ class FilterCompiler:
         if isinstance(condition, ItemIn):
             ids = item_ids("item_in", condition.item_ids).tolist()
             return [_ITEMS | len(ids) << 32, *ids], 1
-        raise invalid_value("filter", condition, "a condition made with F, such as F.year >= 1990")
+        raise invalid_value(
+            "filter", condition, "a condition made with F, such as F.year >= 1990; text is read by parse_filter"
+        )
 
     def _join(self, opcode: int, operands: list[Fragment]) -> Fragment:
         """Join operands, the one that holds most sets first: then the others wait for it with the fewest sets held."""

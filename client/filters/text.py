@@ -92,6 +92,9 @@ class _Reader:
 
     def _comparison(self, node: ast.Compare) -> Condition:
         operands = [node.left, *node.comparators]
+        for operand in operands:
+            if isinstance(operand, ast.BinOp) and isinstance(operand.op, ast.BitAnd | ast.BitOr):
+                raise self._refuse(operand, "put comparisons in parentheses, as & and | bind more strongly")
         conditions = []
         for left, operator, right in zip(operands, node.ops, operands[1:], strict=False):
             if type(operator) not in _COMPARISONS:
@@ -99,7 +102,8 @@ class _Reader:
             if _is_field(left):
                 field, value, kind = self._field(left), right, type(operator)
             else:
-                field, value, kind = self._field(right), left, _MIRRORED.get(type(operator), type(operator))
+                named = left if isinstance(left, ast.Name) and not _is_field(right) else right
+                field, value, kind = self._field(named), left, _MIRRORED.get(type(operator), type(operator))
             conditions.append(self._made(value, getattr(field, _COMPARISONS[kind]), self._literal(value)))
         condition = conditions[0]
         for other in conditions[1:]:
@@ -134,13 +138,15 @@ class _Reader:
                 name: Any = node.slice.value
                 if isinstance(name, str):
                     return F[name]
-        raise self._refuse(node, 'expected a feature: F.name or F["name"]')
+        name = node.id if isinstance(node, ast.Name) else "name"
+        raise self._refuse(node, f'expected a feature: F.{name} or F["{name}"]')
 
     def _literal(self, node: ast.expr) -> Any:
         try:
             return ast.literal_eval(node)
         except (ValueError, TypeError):
-            raise self._refuse(node, "expected a literal: a string in quotes, a number, or a list of them") from None
+            expected = "expected a literal: a string in quotes, a number, True, False, or a list of them"
+            raise self._refuse(node, expected) from None
 
     def _refuse(self, node: ast.expr, expected: str) -> InvalidValue:
         line = _lines(self._text)[node.lineno - 1].encode("utf-8", "surrogatepass")

@@ -166,7 +166,10 @@ def test_faults_name_the_field(tmp_path: Path, added: str, message: str) -> None
     [
         ("history", "'history' is the name of another input"),
         ("class", "got 'class', expected a Python identifier"),
-        ("my-feature", "got 'my-feature', expected a Python identifier"),
+        (
+            "my-feature",
+            "got 'my-feature', expected a Python identifier that is no keyword and has no leading '_' (column: ",
+        ),
         ("_hidden", "got '_hidden', expected a Python identifier"),
     ],
 )
@@ -230,7 +233,7 @@ def test_files_that_are_no_configuration(tmp_path: Path) -> None:
     assert fault(tmp_path, "just text") == "FILE: got 'just text', expected keys with values"
     assert fault(tmp_path, "") == "FILE: got None, expected keys with values"
     (tmp_path / "retrieval.yaml").write_bytes(b"name: \xff\xfe")
-    with pytest.raises(ConfigError, match="is not UTF-8"):
+    with pytest.raises(ConfigError, match=r"is not UTF-8(.|\n)*Expected the text of a retrieval\.yaml"):
         Config.load(tmp_path / "retrieval.yaml")
     assert fault(tmp_path, "data: {}") == "FILE, name: is missing."
 

@@ -44,7 +44,9 @@ echo "$objects" > "$output"
 """
 
 
-def test_the_library_is_compiled_once(tmp_path: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_library_is_compiled_once_and_says_so(
+    tmp_path: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     log = tmp_path / "log"
     monkeypatch.setenv("CXX", script(tmp_path, f"echo run >> {log}\n{FAKE_COMPILER}"))
     library = oplib.library_path()
@@ -56,6 +58,8 @@ def test_the_library_is_compiled_once(tmp_path: Path, empty_cache: Path, monkeyp
     assert oplib.library_path() == library
     assert log.read_text().count("run") == sources + 3  # the version again, and nothing else
     assert [path.name for path in library.parent.iterdir()] == [library.name]
+    told = f"Compiling the operators for the CPU: once, later commands find them in {empty_cache / 'silvertriton'}\n"
+    assert capsys.readouterr().err == told
 
 
 def test_another_compiler_means_another_library(

@@ -77,6 +77,18 @@ def test_a_table(ask: Any) -> None:
     assert len(ask()[1].splitlines()) == 12
 
 
+def test_small_probabilities_keep_their_digits(schema: Schema, capsys: pytest.CaptureFixture[str]) -> None:
+    with FakeServer(schema, ITEMS[:1], scores=[[0.25, 0.00012345]]).serving() as address:
+        assert main(["query", "--address", address, "--timeout", "20", "--weight", "click=0"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split() == ["1", "100", "0.0001234", "0.2500", "0.0001234"]
+
+
+@pytest.mark.parametrize(("text", "value"), [("true", 1), ("False", 0), ("7", 7)])
+def test_a_boolean_is_one_or_zero(ask: Any, server: FakeServer, text: str, value: int) -> None:
+    assert ask("--user", f"user_id={text}")[0] == 0
+    assert server.calls[0].inputs["user_id"].item() == value
+
+
 def test_given_items(ask: Any) -> None:
     code, out, _ = ask("--rank", "105,7,102", "--json")
     answer = json.loads(out)
@@ -147,6 +159,14 @@ def test_an_own_vector(query_schema: Schema, tmp_path: Path, capsys: pytest.Capt
     with server.serving() as address:
         assert main(["query", "--address", address, "--query", str(path), "--timeout", "20"]) == 0
     assert capsys.readouterr().out.splitlines()[1].split() == ["1", "1", "1.0000"]
+
+
+def test_an_archive_is_no_vector(ask: Any, tmp_path: Path) -> None:
+    path = tmp_path / "queries.npz"
+    np.savez(path, a=np.ones(4))
+    code, _, err = ask("--query", path)
+    assert code == 2
+    assert f"{path} is no .npy array, but an archive of several" in err
 
 
 @pytest.mark.parametrize(

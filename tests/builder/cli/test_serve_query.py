@@ -223,14 +223,25 @@ def test_what_a_query_gets_wrong_is_said_without_a_traceback(
         assert message in " ".join(captured.err.split()), (arguments, captured.err)
 
 
-def test_a_port_in_use_is_named(serving: Serving, folder: Path) -> None:
+def test_a_port_in_use_is_named(serving: Serving, folder: Path, tmp_path: Path) -> None:
     port = serving.address.split(":")[1]
-    other = serve(folder, "--grpc-port", port, "--http-port", "0", "--metrics-port", "0", "--log", str(folder / "log"))
+    shutil.copytree(folder / "repository", tmp_path / "repository")
+    other = serve(tmp_path, "--grpc-port", port, "--http-port", "0", "--metrics-port", "0")
     output, _ = other.communicate(timeout=30)
     assert other.returncode == 1
     assert f"error: cannot listen on 127.0.0.1:{port} for gRPC: Address already in use" in output
     assert "--grpc-port" in output
     assert "Traceback" not in output
+
+
+def test_a_second_server_of_a_repository_is_refused_and_touches_nothing(serving: Serving, folder: Path) -> None:
+    files = [folder / "repository" / name for name in (".server.json", ".server.log")]
+    before = [file.read_bytes() for file in files]
+    other = serve(folder, "--grpc-port", "0", "--http-port", "0", "--metrics-port", "0")
+    output, _ = other.communicate(timeout=30)
+    assert other.returncode == 1
+    assert f"error: {folder / 'repository'}: is served already, on {serving.address}\n" in output
+    assert [file.read_bytes() for file in files] == before
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -104,7 +104,7 @@ def test_a_target_out_of_reach_is_a_warning(folder: Path, capsys: pytest.Capture
         (("--recall", "1"), 2, "1.0 is not in the range 0<x<1"),
         (("--recall", "nan"), 1, "recall: got nan, expected a share above 0 and below 1"),
         (("--model", "films"), 1, "does not hold any version (versions: none)"),
-        (("--repository", "elsewhere"), 1, "elsewhere/retrieval does not hold any version"),
+        (("--repository", "elsewhere"), 1, "elsewhere is no directory; give the model repository with --repository"),
     ],
 )
 def test_what_is_asked_wrongly_is_said_and_nothing_written(

@@ -53,6 +53,12 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "empty.csv").write_text("")
     with pytest.raises(DataError, match="cannot be read as CSV"):
         read_table(tmp_path / "empty.csv", ["id"])
+    (tmp_path / "t.txt").write_text(CSV)
+    with pytest.raises(DataError, match=r"t\.txt: cannot be read as Parquet(.|\n)*Files named \.csv or \.csv\.gz are"):
+        read_table(tmp_path / "t.txt", ["id"])
+    (tmp_path / "semicolons.csv").write_text(CSV.replace(",", ";"))
+    with pytest.raises(DataError, match="one column, 'id;name;n': commas separate fields here, not ';'"):
+        read_table(tmp_path / "semicolons.csv", ["id"])
     (tmp_path / "twice.csv").write_text("id,id\n1,2\n")
     with pytest.raises(DataError, match="column 'id' stands there twice"):
         read_table(tmp_path / "twice.csv", ["id"])

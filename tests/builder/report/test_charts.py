@@ -100,6 +100,8 @@ def test_shares_by_rank() -> None:
         [0.0, 1e9, 1.5e9],
         [1e12] * 3,
         [1e-9, 2e-9],
+        [1.6725e9, 1.6725e9 + 890 * 86400],  # 29 months
+        [1.6725e9, 1.6725e9 + 170],
     ],
 )
 def test_numbers_and_dates_of_any_size(values: list[float], dates: bool) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from builder.errors import BuilderError
-from builder.serving.state import ServerState, checked_key, new_key, read_key, read_state, remove_state
+from builder.serving.state import ServerState, checked_key, new_key, one_server, read_key, read_state, remove_state
 
 STATE = ServerState("127.0.0.1:8001", None, "127.0.0.1:8002", os.getpid(), "k" * 20)
 
@@ -82,3 +82,19 @@ def test_a_bad_key_is_refused_and_not_shown(key: str) -> None:
 def test_new_keys_are_keys_and_differ() -> None:
     keys = {checked_key(new_key(), "new") for _ in range(100)}
     assert len(keys) == 100
+
+
+def test_one_server_of_a_repository_at_a_time(tmp_path: Path) -> None:
+    with one_server(tmp_path):
+        with (
+            pytest.raises(BuilderError, match=r"is served already\n  Stop that server, or serve a copy"),
+            one_server(tmp_path),
+        ):
+            pass
+        STATE.write(tmp_path / ".server.json")
+        with pytest.raises(BuilderError, match=r"is served already, on 127\.0\.0\.1:8001"), one_server(tmp_path):
+            pass
+    with one_server(tmp_path):  # a state that is left locks nothing
+        pass
+    with one_server(tmp_path / "none"):  # the server says what is missing
+        pass
