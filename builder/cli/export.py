@@ -11,6 +11,8 @@ from builder.cli.options import json_option, model_option, repository_option
 from builder.export.formats import FORMATS, Format
 from builder.progress import stages
 
+ENOUGH = 0.95  # of the results, that rules may leave on average without a warning
+
 
 @click.command()
 @click.argument("source", type=click.Path(path_type=Path))
@@ -96,5 +98,12 @@ def command(
     click.echo(f"operators for the CPU; for CUDA: {targets}")
     if (served := configured(version.parent)) and served.version != int(version.name):
         click.echo(f"version {served.version} is served; serve this one with: builder promote {version.name}", err=True)
+    wanted = manifest.read_schema().max_results
+    if index.mean_results is not None and index.mean_results < ENOUGH * wanted:
+        click.echo(
+            f"warning: the rules of diversity leave {index.mean_results:,.1f} of {wanted:,} results on average; "
+            "raise index.candidates, or let the rules pass more",
+            err=True,
+        )
     if recall.measured < recall.target:
         click.echo(f"warning: below the target of {recall.target}; raise index.probes or index.candidates", err=True)

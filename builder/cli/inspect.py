@@ -71,6 +71,8 @@ def _show(manifest: Manifest, title: str) -> None:
         facts.add_row("vectors of", escape("; ".join(", ".join(group) for group in manifest.task_groups)))
     if manifest.diversity is not None:
         facts.add_row("diversity", escape(_rules(manifest.diversity)))
+        if index.mean_results is not None:
+            facts.add_row("", f"{index.mean_results:,.1f} of {schema.max_results:,} results pass on average")
     if schema.query_dims:
         facts.add_row("user", f"query vector of {schema.query_dims} dims")
     else:

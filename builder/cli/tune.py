@@ -60,6 +60,11 @@ def command(source: Path, repository: Path, model: str, recall: float | None, dr
                 mark,
             )
         Console().print(table)
+        if tuned.keeps_candidates:
+            click.echo(
+                f"candidates stay {tuned.chosen.candidates:,}, as a reranker, a formula or rules choose among them; "
+                "index.candidates and another export change them"
+            )
         click.echo(
             f"{tuned.version or 'nothing written'}: recall@{found.at} {found.measured:.4f} (target {found.target}) "
             f"over {found.queries} queries ({found.source})"

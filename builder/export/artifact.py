@@ -18,7 +18,14 @@ from builder.config import Diversity, IndexConfig
 from builder.data.catalogue import Catalogue
 from builder.data.vectors import VectorSource
 from builder.errors import BuilderError
-from builder.export.calibrate import CANDIDATES, Calibration, calibrate, candidates_for, exact_truth
+from builder.export.calibrate import (
+    CANDIDATES,
+    Calibration,
+    calibrate,
+    candidates_for,
+    exact_truth,
+    mean_results,
+)
 from builder.export.formats import Format, check_formats, formats_writer
 from builder.export.manifest import FORMAT, OPERATORS, FileEntry, IndexStatistics, Manifest, Recall
 from builder.export.repository import check_target, write_version
@@ -190,7 +197,10 @@ def export(
         groups=groups,
     )
     scripted = script(pipeline, schema)
-    statistics = _statistics(index, pipeline, source, calibration)
+    left = None
+    if pipeline.diversity is not None:
+        left = round(mean_results(search, pipeline.diversity, truth.queries, settings.results), 1)
+    statistics = _statistics(index, pipeline, source, calibration, left)
     return write_version(
         repository,
         model,
@@ -255,7 +265,9 @@ def projection_of(source: Source) -> Tensor:
     return leading_directions(source.vectors, settings.code_dims, seed=source.seed)
 
 
-def _statistics(index: Index, pipeline: Pipeline, source: Source, calibration: Calibration) -> IndexStatistics:
+def _statistics(
+    index: Index, pipeline: Pipeline, source: Source, calibration: Calibration, left: float | None
+) -> IndexStatistics:
     items_of_cluster = np.bincount(
         np.repeat(np.arange(index.clusters), np.diff(index.cluster_blocks.numpy()) * BLOCK),
         weights=(index.ids >= 0).numpy(),
@@ -293,6 +305,7 @@ def _statistics(index: Index, pipeline: Pipeline, source: Source, calibration: C
         mean_probes=calibration.mean_probes,
         max_filter_words=search.max_filter_words,
         bytes={name: sum(tensor.nbytes for tensor in tensors) for name, tensors in groups.items()},
+        mean_results=left,
     )
 
 

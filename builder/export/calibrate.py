@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from builder.data.vectors import VectorSource
 from builder.evaluation.exact import exact_search
@@ -270,6 +270,16 @@ def mean_probes(search: Search, truth: Truth) -> float:
     """Clusters that a query scans on average with the defaults that `search` has."""
     parts = truth.queries.split(QUERIES_PER_CALL)
     return sum(int(run(search, part)[3][:, 0].sum()) for part in parts) / len(truth.queries)
+
+
+def mean_results(search: Search, rules: nn.Module, queries: Tensor, results: int) -> float:
+    """Results, of `results`, that the rules of a `DiverseSelection` leave a query on average with the defaults that
+    `search` has. Candidates come in the order of the search: how many pass hardly depends on it."""
+    total = 0
+    for part in queries.split(QUERIES_PER_CALL):
+        rows, ids, scores, _, status = run(search, part)
+        total += int(rules(scores, ids, rows, scores.unsqueeze(2), status, search.vectors, results)[3].sum())
+    return total / len(queries)
 
 
 def median_milliseconds(search: Search, queries: Tensor) -> float:

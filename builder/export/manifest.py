@@ -46,7 +46,8 @@ class Recall(_Section):
 class IndexStatistics(_Section):
     """`code_dims`: dims of the codes that find candidates. `cluster_items`: fewest, median and most items of a cluster.
     `probes` 0: as many as may hold a candidate, `mean_probes` on average. `exact_rows`, `reach`: see docs/operators.md.
-    `max_filter_words`: of a filter's program. `bytes`: by group of tensors.
+    `max_filter_words`: of a filter's program. `bytes`: by group of tensors. `mean_results`: what the rules of diversity
+    leave of the results of a query, on average; None where there are no rules.
     """
 
     items: int
@@ -61,6 +62,7 @@ class IndexStatistics(_Section):
     mean_probes: float
     max_filter_words: int = MAX_WORDS
     bytes: dict[str, int]
+    mean_results: float | None = None
 
 
 class Point(_Section):

@@ -24,6 +24,7 @@ from builder.export.calibrate import (
     candidates_for,
     exact_truth,
     mean_probes,
+    mean_results,
     measure_recall,
     median_milliseconds,
 )
@@ -42,12 +43,16 @@ NOTHING = 2e-36  # a row of smaller components is stored as zero
 
 @dataclass(frozen=True)
 class Tuned:
-    """`version`: the directory written, None for a trial; `curve`: by reach, then candidates, `chosen` among it."""
+    """`version`: the directory written, None for a trial; `curve`: by reach, then candidates, `chosen` among it.
+
+    `keeps_candidates`: they are not chosen, but those of the version.
+    """
 
     version: Path | None
     chosen: Point
     curve: tuple[Point, ...]
     recall: Recall
+    keeps_candidates: bool
 
 
 def tune(
@@ -110,9 +115,12 @@ def tune(
         at=found.at, target=target, measured=found.recall, queries=found.queries, source=source.queries_from
     )
     if not write:
-        return Tuned(None, chosen, curve, measured)
+        return Tuned(None, chosen, curve, measured, chooses)
     step("Writing the next version")
-    changed = _changed(manifest, found, measured, Curve(machine=_processor(), points=curve), search)
+    left = None
+    if manifest.diversity is not None:
+        left = round(mean_results(search, network.diversity, truth.queries, schema.max_results), 1)
+    changed = _changed(manifest, found, measured, Curve(machine=_processor(), points=curve), search, left)
     version = write_version(
         repository,
         model,
@@ -123,7 +131,7 @@ def tune(
         threads=threads,
         instances=instances,
     )
-    return Tuned(version, chosen, curve, measured)
+    return Tuned(version, chosen, curve, measured, chooses)
 
 
 def _ranking(repository: Path, model: str, version: Path, manifest: Manifest) -> torch.jit.ScriptModule:
@@ -193,7 +201,9 @@ def _processor() -> str:
     return platform.machine()
 
 
-def _changed(manifest: Manifest, found: Calibration, measured: Recall, curve: Curve, search: Any) -> Manifest:
+def _changed(
+    manifest: Manifest, found: Calibration, measured: Recall, curve: Curve, search: Any, left: float | None
+) -> Manifest:
     index = manifest.index.model_copy(
         update={
             "probes": found.probes,
@@ -202,6 +212,7 @@ def _changed(manifest: Manifest, found: Calibration, measured: Recall, curve: Cu
             "reach": found.reach,
             "mean_probes": found.mean_probes,
             "bytes": {**manifest.index.bytes, "reach": search.reach.nbytes},
+            "mean_results": left,
         }
     )
     return manifest.model_copy(

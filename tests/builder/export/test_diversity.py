@@ -88,6 +88,11 @@ def test_results_obey_the_rules_and_are_those_of_the_reference(folder: Path) -> 
         assert count == len(expected)
         fewer += count < RESULTS
     assert 0 < fewer < 20
+    source = read_source(config)
+    every, mean = source.queries, manifest.index.mean_results
+    counts = ask(version, neutral(len(every), every))[3]
+    assert mean == pytest.approx(counts.double().mean().item(), abs=0.05)
+    assert mean < RESULTS
 
 
 def test_rules_apply_to_what_the_formula_orders(folder: Path) -> None:
@@ -130,6 +135,8 @@ def test_tune_keeps_the_candidates_that_rules_have(folder: Path, monkeypatch: py
     assert tuned.version is not None
     manifest = verify(tuned.version)
     assert manifest.index.candidates == tuned.chosen.candidates == 80
+    assert tuned.keeps_candidates
+    assert manifest.index.mean_results == pytest.approx(read_manifest(first).index.mean_results, abs=1)
     assert manifest.diversity == read_manifest(first).diversity == Diversity(at_most={"author": 2}, mmr=0.9)
     inputs = neutral(1, torch.ones(1, 6))
     inputs["search"][0, 0] = 4  # all clusters
@@ -138,10 +145,17 @@ def test_tune_keeps_the_candidates_that_rules_have(folder: Path, monkeypatch: py
 
 
 def test_they_are_shown(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = write(folder, "{at_most: {author: 2, genres: 7}, mmr: 0.75}")
-    version = export_config(config, folder / "repository")
-    assert run("inspect", "--repository", version.parents[1]) == 0
-    assert "at most 2 of one author, 7 of one genres; mmr 0.75" in " ".join(capsys.readouterr().out.split())
+    config = write(folder, "{at_most: {author: 2, genres: 1}, mmr: 0.75}")
+    assert run("export", config, "--repository", folder / "repository") == 0
+    left = read_manifest(folder / "repository" / "retrieval" / "1").index.mean_results
+    assert left is not None
+    assert f"warning: the rules of diversity leave {left:.1f} of {RESULTS} results" in capsys.readouterr().err
+    assert run("inspect", "--repository", folder / "repository") == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "at most 2 of one author, 1 of one genres; mmr 0.75" in shown
+    assert f"{left:.1f} of {RESULTS} results pass on average" in shown
+    assert run("tune", config, "--repository", folder / "repository", "--dry-run") == 0
+    assert "candidates stay 80, as a reranker" in capsys.readouterr().out
 
 
 def test_a_manifest_with_rules_that_cannot_be(folder: Path) -> None:

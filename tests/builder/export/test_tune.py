@@ -317,8 +317,10 @@ def test_vectors_of_any_magnitude_are_recognised(tmp_path: Path, scale: float) -
 
 
 def test_what_cannot_be_tuned_is_refused_before_any_work(shop: Shop, tmp_path: Path) -> None:
-    with pytest.raises(BuilderError, match=r"does not hold any version \(versions: none\); .*builder export"):
+    with pytest.raises(BuilderError, match="nowhere is no directory; give the model repository with --repository"):
         tune(shop.source, tmp_path / "nowhere")
+    with pytest.raises(BuilderError, match=r"does not hold any version \(versions: none\); .*builder export"):
+        tune(shop.source, tmp_path)
     for recall in (0.0, 1.0, -0.1, 1.5, float("nan")):
         with pytest.raises(BuilderError, match=f"^recall: got {recall}, expected a share above 0 and below 1"):
             tune(shop.source, shop.repository, recall=recall)
