@@ -189,7 +189,7 @@ def test_a_finished_run_that_goes_on_is_not_finished(
         patch.setattr(run, "save", killing_save)
         with pytest.raises(KeyboardInterrupt):
             run.train(longer, out, True)
-    with pytest.raises(BuilderError, match=r"the run is not finished\n  Finish it with: builder train CONFIG --out \S+ --resume"):
+    with pytest.raises(BuilderError, match=r"the run is not finished\n  Finish it with: .* --resume"):
         run.load(out)
     run.train(longer, out, True)
     assert run.load(out).figures["epochs"] == 30
