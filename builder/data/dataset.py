@@ -15,11 +15,11 @@ from builder.data.interactions import Events, RawEvents, read_interactions, sort
 from builder.data.splits import HeldOut, fixed_file, leave_last_out
 from builder.data.tables import read_table
 from builder.errors import ConfigError, DataError
+from client._values import FLOAT32_MAX
 from client.hashing import UNKNOWN_KEY
 from client.schema import Feature
 
 UserColumn = CategoryColumn | NumberColumn
-FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)

@@ -197,9 +197,7 @@ def export(
         groups=groups,
     )
     scripted = script(pipeline, schema)
-    left = None
-    if pipeline.diversity is not None:
-        left = round(mean_results(search, pipeline.diversity, truth.queries, settings.results), 1)
+    left = mean_results(search, pipeline.diversity, truth.queries, settings.results)
     statistics = _statistics(index, pipeline, source, calibration, left)
     return write_version(
         repository,

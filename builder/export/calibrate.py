@@ -272,14 +272,17 @@ def mean_probes(search: Search, truth: Truth) -> float:
     return sum(int(run(search, part)[3][:, 0].sum()) for part in parts) / len(truth.queries)
 
 
-def mean_results(search: Search, rules: nn.Module, queries: Tensor, results: int) -> float:
+def mean_results(search: Search, rules: nn.Module | None, queries: Tensor, results: int) -> float | None:
     """Results, of `results`, that the rules of a `DiverseSelection` leave a query on average with the defaults that
-    `search` has. Candidates come in the order of the search: how many pass hardly depends on it."""
+    `search` has, to one decimal; None where there are no rules. Candidates come in the order of the search: how many
+    pass hardly depends on it."""
+    if rules is None:
+        return None
     total = 0
     for part in queries.split(QUERIES_PER_CALL):
         rows, ids, scores, _, status = run(search, part)
         total += int(rules(scores, ids, rows, scores.unsqueeze(2), status, search.vectors, results)[3].sum())
-    return total / len(queries)
+    return round(total / len(queries), 1)
 
 
 def median_milliseconds(search: Search, queries: Tensor) -> float:

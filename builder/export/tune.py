@@ -117,9 +117,7 @@ def tune(
     if not write:
         return Tuned(None, chosen, curve, measured, chooses)
     step("Writing the next version")
-    left = None
-    if manifest.diversity is not None:
-        left = round(mean_results(search, network.diversity, truth.queries, schema.max_results), 1)
+    left = mean_results(search, network.diversity, truth.queries, schema.max_results)
     changed = _changed(manifest, found, measured, Curve(machine=_processor(), points=curve), search, left)
     version = write_version(
         repository,
